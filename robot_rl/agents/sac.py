@@ -1,0 +1,197 @@
+"""Soft actor-critic (arXiv 1812.05905) with a critic ensemble (REDQ, arXiv 2101.05982).
+
+One update is ``utd_ratio`` critic updates, each followed by a Polyak step of the target, then one update of the actor
+and one of the temperature, all in one compiled scan. Every network has its own optimiser, so that a network that is
+not updated does not move at all (Adam on a zero gradient still moves).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from gymnasium import spaces
+
+from robot_rl import losses, nets
+from robot_rl.config import check, choice, number
+from robot_rl.spaces import STATE, action_size, state_size
+from robot_rl.types import Transition
+
+
+@dataclass(frozen=True)
+class Config:
+    hidden: tuple[int, ...] = number((256, 256), 1, 8192, "widths of the hidden layers, actor and critics")
+    activation: str = choice("relu", nets.ACTIVATIONS)
+    kernel_init: str = choice("orthogonal", nets.INITS)
+    actor_layer_norm: bool = False
+    critic_layer_norm: bool = False
+    log_std_range: tuple[float, float] = number((-5.0, 2.0), -20.0, 5.0, "of the action before its tanh")
+
+    critics: int = number(2, 1, 100, "members of the ensemble")
+    target_critics: int = number(2, 1, 100, "members, drawn anew per update, whose least value is the target")
+    actor_critics: str = choice("min", ("min", "mean"), "what of the ensemble the actor climbs")
+    discount: float = number(0.99, 0.0, 1.0, "gamma, per policy step")
+    polyak: float = number(0.005, 0.0, 1.0, "tau, share of the critic that enters its target per critic update")
+    backup_entropy: bool = True
+
+    init_temperature: float = number(0.1, 1e-6, 100.0, "alpha at the start, reward per nat")
+    target_entropy: float | None = number(None, -1000.0, 1000.0, "nat; none: -(action dimension) / 2")
+    actor_learning_rate: float = number(3e-4, 0.0, 1.0)
+    critic_learning_rate: float = number(3e-4, 0.0, 1.0)
+    temperature_learning_rate: float = number(3e-4, 0.0, 1.0)
+
+    batch_size: int = number(256, 1, 65536, "transitions per critic update")
+    utd_ratio: int = number(1, 1, 1000, "critic updates per environment step, and per actor update")
+    demo_share: float = number(0.0, 0.0, 1.0, "share of each batch that comes from demonstrations")
+    start_steps: int = number(1000, 0, 10**9, "uniformly random environment steps first, where there are no demos")
+    learning_starts: int = number(1000, 0, 10**9, "environment steps before the first update")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.target_critics > self.critics:
+            raise ValueError(f"target_critics = {self.target_critics}: give at most critics = {self.critics}")
+        if not self.log_std_range[0] < self.log_std_range[1]:
+            raise ValueError(f"log_std_range = {self.log_std_range}: give low, high")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SAC:
+    actor: nets.Trained
+    critic: nets.Trained  # stacked (N, ...)
+    target: Any  # parameters like the critic's
+    temperature: nets.Trained  # log alpha, scalar
+    key: jax.Array
+    config: Config = field(metadata={"static": True})
+    action_dim: int = field(metadata={"static": True})
+
+    def start(self) -> None:
+        """A flat policy carries nothing."""
+
+    def act(self, obs: dict, carry: Any, key: jax.Array, explore: bool) -> tuple[jax.Array, Any, dict]:
+        """Action (..., A) in [-1, 1]: drawn when exploring, else tanh of the mean (``key`` is not read)."""
+        return _act(self.actor.params, obs[STATE], key, self.config, self.action_dim, explore), carry, {}
+
+    def update(self, batch: Transition) -> tuple[SAC, dict[str, jax.Array]]:
+        """``batch`` leaves are (U, B, ...): U critic updates, one of the actor, one of the temperature."""
+        return _update(self, batch._replace(extra=None))
+
+    @property
+    def policy(self) -> Any:
+        """Parameters of the actor."""
+        return self.actor.params
+
+    def with_policy(self, policy: Any) -> SAC:
+        return replace(self, actor=self.actor._replace(params=policy))
+
+
+def make(config: Config, observation_space: spaces.Space, action_space: spaces.Space, seed: int) -> SAC:
+    """Raises ValueError for images (state-only for now) and for actions that are not a Box in [-1, 1]."""
+    state_dim, action_dim = state_size(observation_space), action_size(action_space)
+    key, actor_key, critic_key = jax.random.split(jax.random.key_data(jax.random.key(seed)), 3)
+    actor = _actor(config, action_dim).init(actor_key, jnp.zeros((1, state_dim)))["params"]
+    critic = nets.init_ensemble(_critic(config), critic_key, config.critics, state_dim, action_dim)
+    temperature = jnp.log(jnp.float32(config.init_temperature))
+    return SAC(
+        nets.trained(optax.adam(config.actor_learning_rate), actor),
+        nets.trained(optax.adam(config.critic_learning_rate), critic),
+        critic,
+        nets.trained(optax.adam(config.temperature_learning_rate), temperature),
+        key,
+        config,
+        action_dim,
+    )
+
+
+def _actor(config: Config, action_dim: int) -> nets.Gaussian:
+    shape = (config.hidden, config.actor_layer_norm, config.activation, config.kernel_init)
+    return nets.Gaussian(action_dim, *shape, log_std_range=config.log_std_range)
+
+
+def _critic(config: Config) -> nets.Critic:
+    return nets.Critic(config.hidden, config.critic_layer_norm, config.activation, config.kernel_init)
+
+
+@partial(jax.jit, static_argnames=("config", "action_dim", "explore"))
+def _act(params: Any, state: jax.Array, key: jax.Array, config: Config, action_dim: int, explore: bool) -> jax.Array:
+    mean, log_std = nets.apply_gaussian(_actor(config, action_dim), params, state)
+    return nets.sample_squashed(key, mean, log_std)[0] if explore else jnp.tanh(mean)
+
+
+def _draw(agent: SAC, actor_params: Any, state: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    mean, log_std = nets.apply_gaussian(_actor(agent.config, agent.action_dim), actor_params, state)
+    return nets.sample_squashed(key, mean, log_std)
+
+
+@jax.jit
+def _update(agent: SAC, batch: Transition) -> tuple[SAC, dict[str, jax.Array]]:
+    key, next_key, subset_key, actor_key = jax.random.split(agent.key, 4)
+    agent, critic_metrics = _update_critics(agent, batch, next_key, subset_key)
+    agent, actor_metrics = _update_actor(agent, batch.obs[STATE][-1], actor_key)
+    return replace(agent, key=key), critic_metrics | actor_metrics
+
+
+def _update_critics(
+    agent: SAC, batch: Transition, next_key: jax.Array, subset_key: jax.Array
+) -> tuple[SAC, dict[str, jax.Array]]:
+    """U critic updates on a batch (U, B, ...), each followed by a Polyak step of the target."""
+    config, network = agent.config, _critic(agent.config)
+    # The actor stands still meanwhile: all its next actions are drawn at once, outside the scan.
+    next_action, log_prob = _draw(agent, agent.actor.params, batch.next_obs[STATE], next_key)  # (U, B, A), (U, B)
+    bonus = -jnp.exp(agent.temperature.params) * log_prob * config.backup_entropy
+    subset_keys = jax.random.split(subset_key, batch.reward.shape[0])
+    members = jax.vmap(lambda key: losses.draw_subset(key, config.critics, config.target_critics))(subset_keys)
+
+    def step(
+        networks: tuple[nets.Trained, Any], inputs: tuple[Transition, jax.Array, jax.Array, jax.Array]
+    ) -> tuple[tuple[nets.Trained, Any], tuple[jax.Array, jax.Array]]:
+        critic, target = networks
+        batch, next_action, bonus, members = inputs
+        # Only the drawn members are evaluated at all.
+        drawn = jax.tree.map(lambda leaf: leaf[members], target) if config.target_critics < config.critics else target
+        next_q = nets.apply_ensemble(network, drawn, batch.next_obs[STATE], next_action)
+        goal = losses.td_target(batch.reward, batch.discount, next_q, config.discount, bonus)
+
+        def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+            q = nets.apply_ensemble(network, params, batch.obs[STATE], batch.action)
+            return losses.critic_loss(q, goal), q
+
+        (value, q), grads = jax.value_and_grad(loss, has_aux=True)(critic.params)
+        critic = critic.step(optax.adam(config.critic_learning_rate), grads)
+        return (critic, nets.polyak(target, critic.params, config.polyak)), (value, q)
+
+    inputs = (batch, next_action, bonus, members)
+    (critic, target), (value, q) = jax.lax.scan(step, (agent.critic, agent.target), inputs)  # q (U, N, B)
+    metrics = {
+        "critic_loss": jnp.mean(value) / config.critics,
+        "q": jnp.mean(q),
+        "q_std": jnp.mean(jnp.std(q, axis=1)),  # of the members: how far they disagree
+    }
+    return replace(agent, critic=critic, target=target), metrics
+
+
+def _update_actor(agent: SAC, state: jax.Array, key: jax.Array) -> tuple[SAC, dict[str, jax.Array]]:
+    """One update of the actor, and one of the temperature, on states (B, D)."""
+    config = agent.config
+
+    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+        action, log_prob = _draw(agent, params, state, key)
+        q = nets.apply_ensemble(_critic(config), agent.critic.params, state, action)  # (N, B)
+        q = jnp.min(q, axis=0) if config.actor_critics == "min" else jnp.mean(q, axis=0)
+        return losses.actor_loss(log_prob, q, jnp.exp(agent.temperature.params)), log_prob
+
+    (value, log_prob), grads = jax.value_and_grad(loss, has_aux=True)(agent.actor.params)
+    target_entropy = -agent.action_dim / 2 if config.target_entropy is None else config.target_entropy
+    temperature_grad = jax.grad(losses.temperature_loss)(agent.temperature.params, log_prob, target_entropy)
+    metrics = {
+        "actor_loss": value,
+        "entropy": -jnp.mean(log_prob),
+        "temperature": jnp.exp(agent.temperature.params),
+    }
+    actor = agent.actor.step(optax.adam(config.actor_learning_rate), grads)
+    temperature = agent.temperature.step(optax.adam(config.temperature_learning_rate), temperature_grad)
+    return replace(agent, actor=actor, temperature=temperature), metrics

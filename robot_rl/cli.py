@@ -1,0 +1,238 @@
+"""The command line: ``robot-rl tasks | demo | train | eval | plot | video | bench``.
+
+Only what parses the command is imported here; each command imports what it needs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import (
+    FlagCreatePairsOff,
+    OmitArgPrefixes,
+    OmitSubcommandPrefixes,
+    Positional,
+    UseAppendAction,
+    arg,
+    subcommand,
+)
+
+Settings = UseAppendAction[tuple[tuple[str, ...], ...]]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the tasks, arms and agents there are."""
+
+    def execute(self) -> int:
+        from robot_rl import catalogue
+
+        print(catalogue.describe())
+        return 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """Record demonstrations of a task's scripted expert; appends to what the folder holds."""
+
+    task: str
+    """see `robot-rl tasks`"""
+    out: Path
+    """episode folder, such as demos.zarr"""
+    arm: str = "panda"
+    world: str = "sim"
+    episodes: int = 20
+    """successful ones to add"""
+    seed: int = 0
+    keep_failures: bool = False
+    """keep demonstrations that failed, too"""
+    set: Settings = ()
+    """settings of task, arm and guard, such as task.max_steps=80"""
+
+    def execute(self) -> int:
+        from robot_rl.commands import record_demonstrations
+
+        return record_demonstrations(self)
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what an episode folder holds."""
+
+    path: Positional[Path]
+
+    def execute(self) -> int:
+        from robot_rl.commands import describe_demonstrations
+
+        return describe_demonstrations(self.path)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Demonstrations: record them, or say what a folder of them holds."""
+
+    command: Annotated[Record, subcommand("record")] | Annotated[Info, subcommand("info")]
+
+    def execute(self) -> int:
+        return self.command.execute()
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent on a task, and evaluate it at the end."""
+
+    task: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """see `robot-rl tasks`"""
+    gym: Annotated[str | None, arg(metavar="ID", help_behavior_hint="")] = None
+    """instead of a task: the id of any Gymnasium environment with continuous actions"""
+    arm: str = "panda"
+    world: str = "sim"
+    agent: str = "rlpd"
+    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 20000)")] = None
+    """environment steps, or updates for an agent that learns offline"""
+    seed: int = 0
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/TASK-AGENT-SEED)")] = None
+    """run folder, not there yet"""
+    demos: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the run records its own)")] = None
+    """demonstrations to learn from"""
+    resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """go on with this run folder; only --steps may be given besides"""
+    set: Settings = ()
+    """settings of agent, task, arm, guard and train, such as agent.utd_ratio=8 train.eval_every=2000"""
+
+    def execute(self) -> int:
+        from robot_rl.commands import train
+
+        return train(self)
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a trained policy on episodes it was not trained on."""
+
+    dir: Positional[Path]
+    """run folder"""
+    episodes: int = 100
+    seed: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the run's)")] = None
+    """of the episodes"""
+    checkpoint: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the newest)")] = None
+    """a folder in DIR/checkpoints"""
+    json: bool = False
+    """print one JSON object"""
+
+    def execute(self) -> int:
+        from robot_rl.commands import evaluate
+
+        return evaluate(self)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw learning curves of runs to a PNG: mean and 95 % confidence band over the seeds of each task and agent."""
+
+    dirs: Positional[tuple[Path, ...]]
+    """run folders"""
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: curves.png in the first DIR)")] = None
+    """PNG file, not there yet"""
+
+    def execute(self) -> int:
+        from robot_rl.commands import plot
+
+        return plot(self)
+
+
+@dataclass(frozen=True)
+class Video:
+    """Film a trained policy, without a display, in real time."""
+
+    dir: Positional[Path]
+    """run folder"""
+    episodes: int = 3
+    seed: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the run's)")] = None
+    """of the episodes"""
+    checkpoint: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the newest)")] = None
+    """a folder in DIR/checkpoints"""
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: video.mp4 in DIR)")] = None
+    """.mp4 or .gif file, not there yet"""
+
+    def execute(self) -> int:
+        from robot_rl.commands import video
+
+        return video(self)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Run the repository's benchmarks; each prints one JSON line."""
+
+    names: Positional[tuple[str, ...]] = ()
+    """such as env learner (default: all)"""
+
+    def execute(self) -> int:
+        from robot_rl.commands import bench
+
+        return bench(self.names)
+
+
+Command = (
+    Annotated[Tasks, subcommand("tasks")]
+    | Annotated[Demo, subcommand("demo")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Eval, subcommand("eval")]
+    | Annotated[Plot, subcommand("plot")]
+    | Annotated[Video, subcommand("video")]
+    | Annotated[Bench, subcommand("bench")]
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status. What a user can mend is one line on stderr, and 2."""
+    command: Tasks | Demo | Train | Eval | Plot | Video | Bench = tyro.cli(
+        Command,
+        prog="robot-rl",
+        description="Real-world reinforcement learning for robot arms.",
+        args=args,
+        config=(OmitSubcommandPrefixes, OmitArgPrefixes, FlagCreatePairsOff),
+    )
+    try:
+        return command.execute()
+    except KeyboardInterrupt:
+        print("robot-rl: stopped; what was finished before is safe", file=sys.stderr)
+        return 130
+    except (ValueError, LookupError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+        if not raised_on_purpose(error):
+            raise
+        print(f"robot-rl: error: {message(error)}", file=sys.stderr)
+        return 2
+
+
+def message(error: Exception) -> str:
+    """What ``error`` says to a user."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename is not None else "")
+    return str(error.args[0]) if error.args else type(error).__name__
+
+
+def raised_on_purpose(error: Exception) -> bool:
+    """Whether a ``raise`` in our own code, or the operating system, raised ``error``; else it is a fault of ours, and
+    its traceback is needed."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    path = Path(trace.tb_frame.f_code.co_filename)
+    line = linecache.getline(str(path), trace.tb_lineno)
+    return Path(__file__).parents[1] in path.parents and line.lstrip().startswith("raise ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""What the commands of ``cli.py`` do. Each returns an exit status; results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robot_rl.find import nearest
+
+if TYPE_CHECKING:
+    from robot_rl import cli
+    from robot_rl.run import Run
+
+
+def train(command: cli.Train) -> int:
+    """``robot-rl train``: prints the summary as one JSON object."""
+    from robot_rl import train as training
+
+    try:
+        if command.resume is not None:
+            _refuse_besides_resume(command)
+            folder = command.resume
+            summary = training.resume(folder, command.steps)
+        else:
+            run = _choose(command)
+            folder = command.out or Path("runs") / f"{run.task.replace('/', '-')}-{run.agent}-{run.seed}"
+            summary = training.train(run, folder)
+    except training.Interrupted as interrupted:
+        _say(str(interrupted))
+        return interrupted.code
+    print(json.dumps(summary))
+    where = shlex.quote(str(folder))
+    _say(f"everything is in {folder}; next: robot-rl plot {where}, robot-rl video {where}")
+    return 0
+
+
+def _refuse_besides_resume(command: cli.Train) -> None:
+    for field in dataclasses.fields(command):
+        if field.name not in ("resume", "steps") and getattr(command, field.name) != field.default:
+            raise ValueError(
+                f"--{field.name} cannot be changed by --resume: {command.resume}/run.json says it; leave it out, "
+                "or train anew into another folder"
+            )
+
+
+def _choose(command: cli.Train) -> Run:
+    from robot_rl.run import GYM, TrainConfig, choose
+
+    if (command.task is None) == (command.gym is None):
+        raise ValueError("give either --task NAME (see robot-rl tasks), --gym ID, or --resume DIR")
+    train = TrainConfig(seed=command.seed)
+    if command.steps is not None:
+        train = dataclasses.replace(train, steps=command.steps)
+    task, arm, world = (command.gym, "", GYM) if command.gym else (command.task or "", command.arm, command.world)
+    demos = str(command.demos) if command.demos else None
+    return choose(task, arm, world, command.agent, train, sum(command.set, ()), demos)
+
+
+def record_demonstrations(command: cli.Record) -> int:
+    """``robot-rl demo record``."""
+    from robot_rl import build
+    from robot_rl.demo import demonstrator_of, record
+    from robot_rl.log import Progress
+    from robot_rl.store import EpisodeWriter, StoreInfo
+    from robot_rl.train import StopSignals
+
+    if command.episodes < 1:
+        raise ValueError(f"--episodes {command.episodes}: give at least 1")
+    settings = sum(command.set, ())
+    made = build.make_configs(command.task, command.arm, command.world, settings)
+    configs = {section: dataclasses.asdict(config) for section, config in made.items()}
+    env = build.make_env(command.task, command.arm, command.world, settings)
+    try:
+        demonstrator_of(env)
+        info = StoreInfo.of(env, command.task, command.arm, command.world, configs)
+        with (
+            EpisodeWriter(command.out, info) as writer,
+            Progress("demonstrations", command.episodes) as progress,
+            StopSignals(progress.say, "the episodes finished so far") as stop,
+        ):
+            result = record(
+                env, writer, command.episodes, command.seed, command.keep_failures, stop=stop,
+                on_episode=lambda now: progress.update(now.kept, {"success": f"{now.succeeded}/{now.tried}"}),
+            )  # fmt: skip
+            held = len(writer)
+    finally:
+        env.close()
+    left_out = "" if command.keep_failures else f", {result.failed} failed and were left out"
+    _say(f"{result.kept} demonstrations added to {command.out}{left_out}; it holds {held}")
+    return 128 + stop.signum if stop.signum is not None and result.stopped else 0
+
+
+def describe_demonstrations(path: Path) -> int:
+    """``robot-rl demo info``: prints one JSON object."""
+    from robot_rl.store import EpisodeReader
+
+    reader = EpisodeReader(path)
+    episodes = [(len(episode), episode.succeeded, episode.total_reward) for episode in reader]
+    about = {"task": reader.info.task, "arm": reader.info.arm, "world": reader.info.world, "episodes": len(reader)}
+    steps = sum(length for length, _, _ in episodes)
+    about |= {
+        "successes": sum(succeeded for _, succeeded, _ in episodes),
+        "steps": steps,
+        "mean_return": sum(total for _, _, total in episodes) / len(episodes) if episodes else None,
+        "observation": {name: f"{dtype}{list(shape)}" for name, (shape, dtype) in reader.info.observation.items()},
+        "action_dim": reader.info.action_dim,
+    }
+    print(json.dumps(about))
+    return 0
+
+
+def evaluate(command: cli.Eval) -> int:
+    """``robot-rl eval``."""
+    from robot_rl import evaluate as evaluation
+    from robot_rl.log import Progress, percent
+    from robot_rl.run import load_agent
+
+    if command.episodes < 1:
+        raise ValueError(f"--episodes {command.episodes}: give at least 1")
+    run, env, encoder, agent = load_agent(command.dir, command.checkpoint)
+    seed = run.seed if command.seed is None else command.seed
+    try:
+        with Progress(f"evaluating {run.task} {run.agent}", command.episodes) as progress:
+            result = evaluation.evaluate(
+                env, agent, encoder, command.episodes, seed,
+                lambda count, rate: progress.update(count, {"success": percent(rate)}),
+            )  # fmt: skip
+    finally:
+        env.close()
+    about = {"task": run.task, "arm": run.arm, "world": run.world, "agent": run.agent}
+    if command.json:
+        print(json.dumps(about | dataclasses.asdict(result)))
+        return 0
+    print(f"{run.task} {run.agent}: mean return {result.mean_return:.4g}, mean length {result.mean_length:.1f} steps")
+    if result.success_interval is None:
+        print("success: the environment does not tell it")
+    else:
+        low, high = result.success_interval
+        print(
+            f"success: {result.successes} of {result.episodes} episodes, {percent(result.success_rate)} "
+            f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+        )
+    return 0
+
+
+def plot(command: cli.Plot) -> int:
+    """``robot-rl plot``: prints the file."""
+    from robot_rl.plot import plot as draw
+
+    out = _output(command.out, command.dirs[0] / "curves.png", (".png",))
+    draw(command.dirs, out)
+    print(out)
+    return 0
+
+
+def video(command: cli.Video) -> int:
+    """``robot-rl video``: prints the file."""
+    from robot_rl.run import GYM, load, load_agent
+    from robot_rl.video import SUFFIXES, film, prepare_rendering
+
+    if command.episodes < 1:
+        raise ValueError(f"--episodes {command.episodes}: give at least 1")
+    out = _output(command.out, command.dir / "video.mp4", SUFFIXES)
+    prepare_rendering(needed=load(command.dir).world != GYM)
+    from robot_rl.evaluate import policy
+
+    run, env, encoder, agent = load_agent(command.dir, command.checkpoint, render_mode="rgb_array")
+    try:
+        seed = run.seed if command.seed is None else command.seed
+        outcomes = film(env, lambda: policy(agent, encoder), command.episodes, seed, out)
+    finally:
+        env.close()
+    words = {True: "success", False: "failure", None: "not told"}
+    _say(f"{len(outcomes)} episodes: {', '.join(words[outcome] for outcome in outcomes)}")
+    print(out)
+    return 0
+
+
+def bench(names: Sequence[str]) -> int:
+    """``robot-rl bench``: the scripts of benchmarks/, whose JSON lines go to stdout."""
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    scripts = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")}
+    if not scripts:
+        raise FileNotFoundError(f"no scripts in {folder}: benchmarks come with the repository, not with the package")
+    for name in names:
+        if name not in scripts:
+            raise LookupError(nearest("benchmark", name, scripts))
+    status = 0
+    for name in names or scripts:
+        _say(f"benchmark {name}")
+        status = subprocess.run([sys.executable, str(scripts[name])]).returncode or status
+    return status
+
+
+def _output(given: Path | None, default: Path, suffixes: Sequence[str]) -> Path:
+    """The file to write: the default one belongs to the run and is replaced, one that was named must be new."""
+    out = given if given is not None else default
+    if out.suffix.lower() not in suffixes:
+        raise ValueError(f"--out {out}: give a file that ends in {' or '.join(suffixes)}")
+    if given is not None and given.exists():
+        raise FileExistsError(f"--out {given} exists: give another file, or remove it")
+    if given is not None and not given.parent.is_dir():
+        raise FileNotFoundError(f"--out {given}: make the folder {given.parent} first")
+    return out
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,86 @@
+"""Demonstrations by the scripted expert of a task, through the same environment that the policy acts in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from robot_rl.episode import episode_seed, rollout
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+    from robot_rl.store import EpisodeWriter
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What came of a recording."""
+
+    kept: int
+    succeeded: int
+    failed: int
+    skipped: int  # episodes of these seeds that the folder held already
+    stopped: bool = False
+
+    @property
+    def tried(self) -> int:
+        return self.succeeded + self.failed
+
+
+def demonstrator_of(env: gym.Env) -> Callable[[np.random.Generator], Callable[[Any], np.ndarray]]:
+    """What makes the scripted expert of an episode; raises ValueError where the environment has none."""
+    make = getattr(env.unwrapped, "demonstrator", None)
+    if make is None:
+        raise ValueError(
+            f"{env.unwrapped} has no scripted demonstrator: give episodes that were recorded otherwise (--demos), "
+            "or learn without (--set agent.demo_share=0, or --agent sac)"
+        )
+    return make
+
+
+def record(
+    env: gym.Env,
+    writer: EpisodeWriter,
+    episodes: int,
+    seed: int,
+    keep_failures: bool = False,
+    on_episode: Callable[[Recording], None] = lambda recording: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Recording:
+    """Append demonstrations to ``writer`` until ``episodes`` are kept; a failure is kept out unless asked for.
+
+    Episode i of a ``seed`` is always the same; one whose seed the folder holds already is not recorded again. Raises
+    RuntimeError after more than ``10 * episodes + 10`` failures: such an expert is broken.
+    """
+    make = demonstrator_of(env)
+    held = set(writer.seeds)
+    result = Recording(kept=0, succeeded=0, failed=0, skipped=0)
+    index = 0
+    while result.kept < episodes:
+        drawn = episode_seed(seed, "demo", index)
+        index += 1
+        if drawn in held:
+            result = replace(result, skipped=result.skipped + 1)
+            continue
+        played = rollout(env, make(np.random.default_rng([drawn, 1])), drawn, stop)
+        if played is None:
+            return replace(result, stopped=True)
+        episode, success = played
+        if success or success is None:
+            result = replace(result, succeeded=result.succeeded + 1)
+        else:
+            result = replace(result, failed=result.failed + 1)
+        if keep_failures or success or success is None:
+            writer.append(episode)
+            result = replace(result, kept=result.kept + 1)
+        elif result.failed > 10 * episodes + 10:
+            raise RuntimeError(
+                f"{result.failed} demonstrations failed and {result.kept} succeeded: the expert does not fit these "
+                "settings of the task and the arm; give others, or keep failures (--keep-failures)"
+            )
+        on_episode(result)
+    return result

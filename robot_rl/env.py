@@ -1,0 +1,166 @@
+"""ArmEnv: where task, arm and world meet. The only environment class there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+
+from robot_rl.types import Arm, ArmState, Demonstrator, Start, Task
+
+
+class GuardedArmLike(Arm, Protocol):
+    """What ArmEnv needs of ``controllers.guard.GuardedArm``."""
+
+    @property
+    def fault(self) -> str: ...
+    @property
+    def clips(self) -> dict[str, int]: ...
+
+
+class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+    """A Gymnasium environment over a guarded arm, in whichever world it lives.
+
+    ``info`` holds ``success`` (bool), ``reward_terms`` (dict), ``fault`` (why the guard tripped, or "") and ``clips``
+    (control ticks of the episode in which each clip of the guard acted). An episode terminates on success and on
+    nothing else; running out of steps and a guard fault truncate.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        arm: GuardedArmLike,
+        readings: Callable[[], Mapping[str, np.ndarray]],
+        reset_world: Callable[[Start], ArmState],
+        render_frame: Callable[[], np.ndarray] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self.metadata = {"render_modes": ["rgb_array"] if render_frame else [], "render_fps": round(task.control_hz)}
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode = '{render_mode}': there is {self.metadata['render_modes']}")
+        self.render_mode = render_mode
+        self.task, self.arm = task, arm
+        self.observation_space = task.observation_space
+        self.action_space = task.action_space
+        self._readings, self._reset_world, self._render_frame = readings, reset_world, render_frame
+        self._limits = {key: (box.low, box.high) for key, box in task.observation_space.spaces.items()}
+        self._origin: ArmState | None = None
+        self._state: ArmState | None = None
+        self._obs: dict[str, np.ndarray] = {}
+        self._steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        super().reset(seed=seed)
+        self._origin = self._state = self._reset_world(self.task.reset(self.np_random))
+        self._steps = 0
+        self._obs = self.task.observe(self._state, self._readings(), self._origin)
+        return self._public(self._obs), {"success": self.task.success(self._obs)}
+
+    def step(
+        self, action: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        if self._origin is None or self._state is None:
+            raise RuntimeError("step() before reset(): call reset() first")
+        action = self._checked(action)
+        self.arm.command(self.task.command(action, self._state))
+        self._state = self.arm.wait(1.0 / self.task.control_hz)
+        self._steps += 1
+        previous, self._obs = self._obs, self.task.observe(self._state, self._readings(), self._origin)
+        terms = self.task.reward(previous, action, self._obs)
+        success = self.task.success(self._obs)
+        fault = self.arm.fault
+        truncated = not success and (self._steps >= self.task.max_steps or fault != "")
+        info = {"success": success, "reward_terms": terms, "fault": fault, "clips": self.arm.clips}
+        return self._public(self._obs), float(sum(terms.values())), success, truncated, info
+
+    def render(self) -> Any:
+        if self._render_frame is None or self.render_mode is None:
+            return None
+        return self._render_frame()
+
+    def close(self) -> None:
+        self.arm.close()
+
+    def demonstrator(self, rng: np.random.Generator) -> Demonstrator:
+        """A fresh scripted expert for one episode; it sees what a policy sees and acts through ``step``."""
+        return self.task.demonstrator(rng)
+
+    @property
+    def private_obs(self) -> dict[str, np.ndarray]:
+        """The newest observation with its ``sim/`` keys, which no agent is given."""
+        return self._obs
+
+    def _checked(self, action: np.ndarray) -> np.ndarray:
+        """The action as float64 in [-1, 1]; raises ValueError, before anything moves, where it cannot be one."""
+        action = np.asarray(action, np.float64)
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"action has shape {action.shape}: this task takes {self.action_space.shape}")
+        if not np.isfinite(action).all():
+            raise ValueError(f"action is {action.tolist()} at step {self._steps}: every number has to be finite")
+        return np.clip(action, -1.0, 1.0)
+
+    def _public(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What an agent may see, inside the bounds of the observation space."""
+        return {
+            key: np.clip(obs[key], low, high).astype(np.float32) if low.dtype != np.uint8 else obs[key]
+            for key, (low, high) in self._limits.items()
+        }
+
+
+class GoalView(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray], np.ndarray]):
+    """The GoalEnv convention of gymnasium-robotics over an ArmEnv whose task has a goal.
+
+    Observations are ``observation`` (all of the task's keys, sorted, in one vector), ``achieved_goal`` and
+    ``desired_goal``; ``compute_reward`` is the sparse reward of the task and takes batches, as hindsight relabelling
+    wants it.
+    """
+
+    def __init__(self, env: gymnasium.Env[dict[str, np.ndarray], np.ndarray]) -> None:
+        super().__init__(env)
+        self._arm_env: Any = env.unwrapped
+        task = self._arm_env.task
+        if not hasattr(task, "goal"):
+            raise ValueError(f"{type(task).__module__} has no goal: give a task with goal() and reached()")
+        spaces = task.observation_space.spaces
+        self._keys = sorted(spaces)
+        goal = gymnasium.spaces.Box(-np.inf, np.inf, (task.goal_size,), np.float64)
+        self.observation_space = gymnasium.spaces.Dict(  # type: ignore[assignment]
+            {
+                "observation": gymnasium.spaces.Box(
+                    np.concatenate([spaces[key].low for key in self._keys]),
+                    np.concatenate([spaces[key].high for key in self._keys]),
+                    dtype=np.float32,
+                ),
+                "achieved_goal": goal,
+                "desired_goal": goal,
+            }
+        )
+
+    def reset(self, **kwargs: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        obs, info = self.env.reset(**kwargs)
+        return self._view(obs), info
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        obs, _, terminated, truncated, info = self.env.step(action)
+        view = self._view(obs)
+        reward = float(self.compute_reward(view["achieved_goal"], view["desired_goal"], info))
+        return view, reward, terminated, truncated, info
+
+    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
+        """1.0 where the goal is reached, else 0.0; goals (..., G) give rewards (...)."""
+        return np.asarray(self._arm_env.task.reached(achieved_goal, desired_goal), np.float64)
+
+    def compute_terminated(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
+        return np.asarray(self._arm_env.task.reached(achieved_goal, desired_goal))
+
+    def compute_truncated(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
+        return np.zeros(np.shape(achieved_goal)[:-1], bool)
+
+    def _view(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        achieved, desired = self._arm_env.task.goal(self._arm_env.private_obs)
+        flat = np.concatenate([obs[key] for key in self._keys])
+        return {"observation": flat, "achieved_goal": achieved, "desired_goal": desired}

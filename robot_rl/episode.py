@@ -1,0 +1,120 @@
+"""One episode: its arrays, its seed, and the loop that plays it.
+
+Observations are kept as the environment gives them, under flat names: a nested ``Dict`` joins its keys with ``/``, a
+plain ``Box`` is called ``state`` or ``image``, as in ``spaces.Encoder``, which reads the flat names as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+Purpose = Literal["train", "eval", "demo"]
+_PURPOSES = {"train": 0, "eval": 1, "demo": 2}
+_SUCCESS_KEYS = ("success", "is_success", "succeed")  # ours and Meta-World's; GoalEnv's; gym-hil's
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T steps. Row t of the step arrays tells what happened between the observations t and t + 1."""
+
+    observation: dict[str, np.ndarray]  # flat name -> (T + 1, ...)
+    action: np.ndarray  # (T, A) float32 in [-1, 1]
+    reward: np.ndarray  # (T,) float32
+    terminated: np.ndarray  # (T,) bool: a true end, nothing follows
+    truncated: np.ndarray  # (T,) bool: cut off, something would have followed
+    success: np.ndarray  # (T,) bool; all False where the environment does not tell
+    seed: int = 0  # what the environment was reset with
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the last step was a success."""
+        return bool(self.success[-1])
+
+    @property
+    def total_reward(self) -> float:
+        """The undiscounted sum of rewards."""
+        return float(np.sum(self.reward, dtype=np.float64))
+
+
+def episode_seed(seed: int, purpose: Purpose, index: int) -> int:
+    """The seed in [0, 2**31) of episode ``index``. Seeds of different purposes never meet."""
+    drawn = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(1)[0]
+    return (int(drawn) >> 3) << 2 | _PURPOSES[purpose]
+
+
+def success_of(info: Mapping[str, Any]) -> bool | None:
+    """Whether a step's ``info`` reports a success; None where the environment does not tell."""
+    for key in _SUCCESS_KEYS:
+        if key in info:
+            return bool(np.all(info[key]))
+    return None
+
+
+def rollout(
+    env: gym.Env, act: Callable[[Any], np.ndarray], seed: int, stop: Callable[[], bool] = lambda: False
+) -> tuple[Episode, bool | None] | None:
+    """Play one episode with ``act(obs) -> action``.
+
+    Returns the episode and whether it succeeded (None: the environment does not tell), or None where ``stop`` said so
+    before its end.
+    """
+    obs, _ = env.reset(seed=seed)
+    rows = [flatten(obs)]
+    steps: list[tuple[np.ndarray, float, bool, bool, bool]] = []
+    success: bool | None = None
+    terminated = truncated = False
+    while not (terminated or truncated):
+        if stop():
+            return None
+        action = np.asarray(act(obs), np.float32)
+        obs, reward, terminated, truncated, info = env.step(action)
+        success = success_of(info)
+        rows.append(flatten(obs))
+        steps.append((action, float(reward), bool(terminated), bool(truncated), bool(success)))
+    columns = list(zip(*steps, strict=True))
+    episode = Episode(
+        observation={name: np.stack([row[name] for row in rows]) for name in rows[0]},
+        action=np.stack(columns[0]),
+        reward=np.asarray(columns[1], np.float32),
+        terminated=np.asarray(columns[2]),
+        truncated=np.asarray(columns[3]),
+        success=np.asarray(columns[4]),
+        seed=seed,
+    )
+    return episode, success
+
+
+def flatten(obs: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """An observation under flat names; the arrays are copies, since an environment may reuse its own."""
+    if not isinstance(obs, Mapping):
+        return {prefix or _plain(np.asarray(obs)): np.array(obs)}
+    flat: dict[str, np.ndarray] = {}
+    for key, value in obs.items():
+        flat |= flatten(value, f"{prefix}/{key}" if prefix else str(key))
+    return flat
+
+
+def fields_of(space: gym.Space, prefix: str = "") -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each flat name of an observation space; raises ValueError on a space without arrays."""
+    if isinstance(space, spaces.Dict):
+        fields: dict[str, tuple[tuple[int, ...], str]] = {}
+        for key, part in space.items():
+            fields |= fields_of(part, f"{prefix}/{key}" if prefix else str(key))
+        return fields
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"observation '{prefix or space}' is a {type(space).__name__} space: only Box and Dict work")
+    return {prefix or _plain(space): (space.shape, np.dtype(space.dtype).name)}
+
+
+def _plain(array: Any) -> str:
+    """What an observation without a name is called, as in ``spaces.Encoder``."""
+    return "image" if array.dtype == np.uint8 and len(array.shape) == 3 else "state"

@@ -1,0 +1,88 @@
+"""How good a policy is: deterministic actions, episodes it was never trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from robot_rl.episode import Episode, episode_seed, rollout
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+    from robot_rl.spaces import Encoder
+    from robot_rl.types import Agent
+
+_KEY = np.zeros(2, np.uint32)  # a deterministic policy draws nothing from it
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of ``episodes`` episodes. Success is None where the environment does not tell it."""
+
+    episodes: int
+    successes: int | None
+    success_rate: float | None
+    success_interval: tuple[float, float] | None  # 95 % (Wilson)
+    mean_return: float | None
+    mean_length: float | None  # steps
+    seed: int
+
+
+def policy(agent: Agent, encoder: Encoder) -> Callable[[Any], np.ndarray]:
+    """The deterministic policy of one episode: observation in, action in [-1, 1] out. Make a fresh one per episode."""
+    carry = agent.start()
+
+    def act(obs: Any) -> np.ndarray:
+        nonlocal carry
+        action, carry, _ = agent.act(encoder.encode(obs), carry, _KEY, False)
+        return np.asarray(action, np.float32)
+
+    return act
+
+
+def evaluate(
+    env: gym.Env,
+    agent: Agent,
+    encoder: Encoder,
+    episodes: int,
+    seed: int,
+    on_episode: Callable[[int, float | None], None] = lambda count, success_rate: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Play ``episodes`` episodes whose seeds no training with any seed uses; fewer where ``stop`` says so."""
+    played: list[Episode] = []
+    successes: int | None = None
+    for index in range(episodes):
+        result = rollout(env, policy(agent, encoder), episode_seed(seed, "eval", index), stop)
+        if result is None:
+            break
+        episode, success = result
+        played.append(episode)
+        if success is not None:
+            successes = (successes or 0) + success
+        on_episode(len(played), None if successes is None else successes / len(played))
+    count = len(played)
+    return Evaluation(
+        episodes=count,
+        successes=successes,
+        success_rate=successes / count if successes is not None else None,
+        success_interval=wilson(successes, count) if successes is not None else None,
+        mean_return=float(np.mean([episode.total_reward for episode in played])) if count else None,
+        mean_length=float(np.mean([len(episode) for episode in played])) if count else None,
+        seed=seed,
+    )
+
+
+def wilson(successes: int, episodes: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of a rate (E. B. Wilson, 1927); 95 % by default. (0, 1) for no episodes."""
+    if episodes == 0:
+        return 0.0, 1.0
+    rate = successes / episodes
+    centre = (rate + z * z / (2 * episodes)) / (1 + z * z / episodes)
+    half = z * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes**2)) / (1 + z * z / episodes)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,119 @@
+"""Files that are whole or not there: atomic writes, one lock per folder, and words for a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` or leave it as it was; no partial file stays behind. Raises OSError."""
+    path = Path(path)
+    with disk_errors(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp makes files that only their owner may read
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as readable JSON, written atomically. Raises ValueError for NaN and infinity, which are not JSON."""
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in ``path``; raises ValueError that names the file, the place of the damage and ``remedy``."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged (not a JSON object): {remedy}")
+    return value
+
+
+def sync_file(path: Path) -> None:
+    """Force the content of ``path`` to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+sync_folder = sync_file  # a folder's names are its content
+
+
+def sync_tree(folder: Path) -> None:
+    """Force every file and folder below ``folder`` to the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        sync_file(path)
+    sync_folder(folder)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say what to do where writing ``path`` finds the disk full, its quota used up, or itself forbidden."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno,
+                f"the disk is full while writing {path}: free some space and give the command again; "
+                "everything finished before is unharmed",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise OSError(
+                error.errno, f"no permission to write {path}: choose another folder or change its rights"
+            ) from error
+        raise
+
+
+class FolderLock:
+    """The right to write into a folder. It ends with the process, however that ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises BlockingIOError, naming the holder, where another process is writing into ``folder``."""
+        path = folder / ".lock"
+        with disk_errors(path):
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._handle, 32, 0).decode(errors="replace").strip()
+            os.close(self._handle)
+            raise BlockingIOError(
+                errno.EWOULDBLOCK,
+                f"{folder} is being written by another process (pid {holder or 'unknown'}): "
+                "wait until it ends, or give another folder",
+            ) from error
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        """May be called twice."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

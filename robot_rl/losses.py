@@ -1,0 +1,60 @@
+"""Losses as pure functions of arrays: no networks, no state, no keys but the ones handed in.
+
+Shapes: N critics, B batch, A action. ``discount`` is a transition's own, 0 only on a true end: a time-out bootstraps.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def draw_subset(key: jax.Array, num: int, subset: int) -> jax.Array:
+    """``subset`` of ``num`` members, WITHOUT replacement (drawing one twice would lessen the pessimism), (subset,)."""
+    return jax.random.choice(key, num, (subset,), replace=False)
+
+
+def td_target(
+    reward: jax.Array, discount: jax.Array, next_q: jax.Array, gamma: float, entropy_bonus: jax.Array | float = 0.0
+) -> jax.Array:
+    """y = r + gamma d (min_i Q_i(s', a') - alpha log pi(a'|s')), (...).
+
+    SAC, arXiv 1812.05905, equations 3 and 5 with the least of the critics; REDQ, arXiv 2101.05982, algorithm 1, where
+    ``next_q`` holds the drawn members only; RLPD, arXiv 2302.02948, algorithm 1, with or without the entropy term.
+
+    Args:
+        reward: (...).
+        discount: (...) 0 on a true end, else 1. Masks the entropy as well: nothing is earned after the end.
+        next_q: (M, ...) target values of the members to take the least of.
+        gamma: discount per step.
+        entropy_bonus: (...) -alpha log pi(a'|s'), or 0.0 to leave the entropy out of the backup.
+    """
+    return reward + gamma * discount * (jnp.min(next_q, axis=0) + entropy_bonus)
+
+
+def critic_loss(q: jax.Array, target: jax.Array) -> jax.Array:
+    """sum_i mean_B (Q_i - y)^2 / 2 for ``q`` (N, ...) and ``target`` (...): each member learns as if it were alone.
+
+    SAC, arXiv 1812.05905, equation 5.
+    """
+    return 0.5 * jnp.sum(jnp.mean(jnp.square(q - target), axis=tuple(range(1, q.ndim))))
+
+
+def actor_loss(log_prob: jax.Array, q: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """mean (alpha log pi(a|s) - Q(s, a)), scalar; ``log_prob`` and ``q`` (...). SAC, arXiv 1812.05905, equation 7."""
+    return jnp.mean(temperature * log_prob - q)
+
+
+def temperature_loss(log_temperature: jax.Array, log_prob: jax.Array, target_entropy: float) -> jax.Array:
+    """mean -alpha (log pi(a|s) + H), scalar; only alpha gets a gradient. SAC, arXiv 1812.05905, equation 18."""
+    return -jnp.exp(log_temperature) * jnp.mean(jax.lax.stop_gradient(log_prob) + target_entropy)
+
+
+def likelihood_loss(log_prob: jax.Array) -> jax.Array:
+    """mean -log pi(a|s), scalar: behaviour cloning by maximum likelihood."""
+    return -jnp.mean(log_prob)
+
+
+def squared_error_loss(action: jax.Array, expert: jax.Array) -> jax.Array:
+    """mean_B sum_A (a - a_expert)^2, scalar, for actions (..., A)."""
+    return jnp.mean(jnp.sum(jnp.square(action - expert), axis=-1))

@@ -1,0 +1,288 @@
+"""The folder of one training run, and what it takes to build its parts again.
+
+DIR/run.json            the command, every resolved config, versions, the commit: enough to repeat the run
+DIR/demos.zarr          demonstrations, where the run recorded its own
+DIR/metrics.csv         one row an episode; DIR/tensorboard/ has the same numbers
+DIR/checkpoints/<step>/ agent.ckpt and replay.npz; the two newest are kept
+DIR/summary.json        what came out
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robot_rl.config import check, number, override, restore
+from robot_rl.files import disk_errors, read_json, write_json
+from robot_rl.find import find
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+    from robot_rl.spaces import Encoder
+    from robot_rl.types import Agent
+
+FORMAT = 1
+GYM = "gym"  # the world of an environment that is not ours
+OWN = ("agent", "train")  # sections of settings that are the run's
+WORLD = ("task", "arm", "guard")  # and those that build.py takes
+_RESTORE = "restore it from a copy, or train again into another folder"
+_PACKAGES = ("robot-rl", "numpy", "jax", "flax", "optax", "mujoco", "gymnasium", "zarr")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training itself, whatever the task and the agent."""
+
+    steps: int = number(20_000, 1, 10**10, "environment steps; gradient updates for an agent that learns offline")
+    seed: int = number(0, 0, 2**63 - 1)
+    eval_episodes: int = number(100, 0, 10**6, "at the end, with deterministic actions")
+    eval_every: int = number(0, 0, 10**10, "steps between evaluations on the way; 0: only at the end")
+    eval_every_episodes: int = number(20, 1, 10**6, "of each evaluation on the way")
+    checkpoint_every: int = number(5_000, 1, 10**10, "steps; saved at the end of the episode")
+    log_every: int = number(500, 1, 10**9, "updates per row of metrics.csv, offline; online a row is an episode")
+    replay_capacity: int = number(200_000, 1, 10**9, "transitions")
+    demo_episodes: int = number(20, 1, 10**6, "recorded where the agent wants demonstrations and none are given")
+    window: int = number(20, 1, 10**6, "training episodes in the rolling success rate")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was chosen. ``world`` is "gym" where ``task`` is the id of an environment from outside."""
+
+    task: str
+    arm: str
+    world: str
+    agent: str
+    agent_config: Any
+    train: TrainConfig
+    settings: tuple[str, ...] = ()  # of task and arm, such as "task.max_steps=50"
+    demos: str | None = None  # None: the run records its own
+
+    @property
+    def seed(self) -> int:
+        return self.train.seed
+
+    @property
+    def demo_share(self) -> float:
+        return float(self.agent_config.demo_share)
+
+    @property
+    def offline(self) -> bool:
+        """Whether the environment is only used to evaluate."""
+        return self.demo_share >= 1.0
+
+
+def choose(
+    task: str, arm: str, world: str, agent: str, train: TrainConfig, settings: Sequence[str] = (),
+    demos: str | None = None,
+) -> Run:  # fmt: skip
+    """A Run with ``settings`` such as "agent.utd_ratio=8" applied.
+
+    Raises LookupError for an unknown name and ValueError for a setting that cannot be taken, naming the valid ones.
+    """
+    from robot_rl.build import split_settings
+
+    changes = split_settings(settings, OWN if world == GYM else (*OWN, *WORLD))
+    own = {"agent": find("robot_rl.agents", agent).Config(), "train": train}
+    for section, config in own.items():
+        try:
+            own[section] = override(config, changes[section])
+        except ValueError as error:
+            raise ValueError(f"{section}: {error}") from None
+    rest = tuple(f"{section}.{text}" for section in WORLD for text in changes.get(section, []))
+    return Run(task, arm, world, agent, own["agent"], own["train"], rest, str(Path(demos).resolve()) if demos else None)
+
+
+def make_env(run: Run, render_mode: str | None = None) -> gym.Env:
+    """The environment of ``run``."""
+    if run.world == GYM:
+        from robot_rl.gym_envs import make_gym
+
+        return make_gym(run.task, render_mode)
+    from robot_rl import build
+
+    return build.make_env(run.task, run.arm, run.world, run.settings, render_mode)
+
+
+def make_agent(run: Run, env: gym.Env) -> tuple[Encoder, Agent]:
+    """A fresh agent of ``run`` for ``env``, and the encoder between the two."""
+    from robot_rl.spaces import Encoder
+
+    encoder = Encoder.from_space(env.observation_space)
+    module = find("robot_rl.agents", run.agent)
+    return encoder, module.make(run.agent_config, encoder.space, env.action_space, run.seed)
+
+
+def create(folder: Path, run: Run) -> None:
+    """Make the run folder. Raises FileExistsError, touching nothing, where there is something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        go_on = f", or go on with it: robot-rl train --resume {shlex.quote(str(folder))}"
+        raise FileExistsError(
+            f"{folder} exists and is not empty: give another --out{go_on if (folder / 'run.json').is_file() else ''}"
+        )
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    choice = {name: getattr(run, name) for name in ("task", "arm", "world", "agent", "settings", "demos", "seed")}
+    about = {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    write_json(
+        folder / "run.json",
+        {"format": FORMAT, "command": shlex.join(sys.argv), **choice, "configs": configs(run), **about},
+    )
+
+
+def extend(folder: Path, train: TrainConfig) -> None:
+    """Write another TrainConfig into ``run.json``."""
+    path = folder / "run.json"
+    values = read_json(path, _RESTORE)
+    values["configs"]["train"] = dataclasses.asdict(train)
+    write_json(path, values)
+
+
+def configs(run: Run) -> dict[str, Any]:
+    """Every resolved config by name, as JSON values."""
+    own = {"agent": dataclasses.asdict(run.agent_config), "train": dataclasses.asdict(run.train)}
+    if run.world == GYM:
+        return own
+    from robot_rl import build
+
+    made = build.make_configs(run.task, run.arm, run.world, run.settings)
+    return {section: dataclasses.asdict(config) for section, config in made.items()} | own
+
+
+def load(folder: Path) -> Run:
+    """The Run of a folder. Raises FileNotFoundError or ValueError that names the file and the remedy."""
+    path = folder / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not a run folder (it has no run.json): give one that `train --out` made")
+    values = read_json(path, _RESTORE)
+    if values.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {values.get('format')}, this version reads {FORMAT}: use the version it names"
+        )
+    try:
+        agent_config = find("robot_rl.agents", values["agent"]).Config()
+        return Run(
+            task=values["task"],
+            arm=values["arm"],
+            world=values["world"],
+            agent=values["agent"],
+            agent_config=restore(type(agent_config), values["configs"]["agent"]),
+            train=restore(TrainConfig, values["configs"]["train"]),
+            settings=_as_settings(values["configs"]),
+            demos=values["demos"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): train again into another folder") from error
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"{path} does not fit this version of robot-rl ({error}): use the version it names") from error
+
+
+def _as_settings(saved: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Every saved value as a setting, so that a default that has changed since does not change an old run."""
+
+    def text(value: Any) -> str:
+        return ",".join(map(text, value)) if isinstance(value, list) else str(value)
+
+    return tuple(
+        f"{section}.{name}={text(value)}" for section in WORLD for name, value in saved.get(section, {}).items()
+    )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The finished checkpoints of a run folder, oldest first."""
+    return sorted(
+        (path for path in folder.glob("checkpoints/*") if path.name.isdigit()), key=lambda path: int(path.name)
+    )
+
+
+def load_agent(
+    folder: Path, checkpoint: Path | None = None, render_mode: str | None = None
+) -> tuple[Run, gym.Env, Encoder, Agent]:
+    """Run, environment, encoder and trained agent of a run folder, from its newest checkpoint or the one given.
+
+    Raises FileNotFoundError where there is none and ValueError for the checkpoint of another task or agent.
+    """
+    from robot_rl.checkpoint import load as load_checkpoint
+
+    run = load(folder)
+    path = newest(folder) if checkpoint is None else checkpoint
+    check_metadata(run, path)
+    env = make_env(run, render_mode)
+    encoder, agent = make_agent(run, env)
+    return run, env, encoder, load_checkpoint(path / "agent.ckpt", agent)
+
+
+def newest(folder: Path) -> Path:
+    """The newest checkpoint; raises FileNotFoundError where the run has not come to its first."""
+    if not (found := checkpoints(folder)):
+        raise FileNotFoundError(
+            f"{folder} has no checkpoint yet: train it, robot-rl train --resume {shlex.quote(str(folder))}"
+        )
+    return found[-1]
+
+
+def check_metadata(run: Run, checkpoint: Path) -> Mapping[str, Any]:
+    """The metadata of ``checkpoint``; raises ValueError where it belongs to another task or agent than ``run``."""
+    from robot_rl.checkpoint import load_metadata
+
+    path = checkpoint / "agent.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} is not a checkpoint (it has no agent.ckpt): give a folder in checkpoints/"
+        )
+    metadata = load_metadata(path)
+    for name in ("task", "agent"):
+        if metadata.get(name) != getattr(run, name):
+            raise ValueError(
+                f"{path} is a checkpoint of {name} '{metadata.get(name)}', this run's {name} is "
+                f"'{getattr(run, name)}': give a checkpoint of the same run"
+            )
+    return metadata
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a checkpoint so that no half of it is ever taken for a whole."""
+    hidden = folder.with_name(f".{folder.name}.tmp")
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit this code is at, with "+changes" where files differ from it; None outside a repository."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        if commit.returncode != 0:
+            return None
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")

@@ -1,0 +1,124 @@
+"""From an arm's MJCF and a task's Scene to one MuJoCo model. The only place where props become geoms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from robot_rl.types import Geom, Prop, Scene
+
+SHAPES = {
+    "box": mujoco.mjtGeom.mjGEOM_BOX,
+    "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
+    "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
+    "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
+}
+# Stiff contacts: 4 ms is four physics steps; the first penetration of 20 N stays well under 0.1 mm.
+SOLREF = (0.004, 1.0)
+SOLIMP = (0.95, 0.99, 0.0005, 0.5, 2.0)
+
+
+def to_wxyz(quat_xyzw: np.ndarray | tuple[float, ...]) -> np.ndarray:
+    """MuJoCo's quaternion order. This and ``from_wxyz`` are the only conversions in the project."""
+    return np.array([quat_xyzw[3], quat_xyzw[0], quat_xyzw[1], quat_xyzw[2]])
+
+
+def from_wxyz(quat_wxyz: np.ndarray) -> np.ndarray:
+    return np.array([quat_wxyz[1], quat_wxyz[2], quat_wxyz[3], quat_wxyz[0]])
+
+
+def build(arm_xml: Path, scene: Scene) -> mujoco.MjModel:
+    """Compile the arm with the scene around it; joints of the arm come first, free props last."""
+    spec = mujoco.MjSpec.from_file(str(arm_xml))
+    _add_surroundings(spec, scene)
+    for prop in scene.props:
+        _add_prop(spec, prop)
+    return spec.compile()
+
+
+def _add_surroundings(spec: mujoco.MjSpec, scene: Scene) -> None:
+    visual = spec.visual
+    visual.headlight.ambient[:] = (0.35, 0.35, 0.35)
+    visual.headlight.diffuse[:] = (0.45, 0.45, 0.45)
+    visual.headlight.specular[:] = (0.1, 0.1, 0.1)
+    visual.quality.shadowsize = 1024
+    visual.global_.offwidth, visual.global_.offheight = 1280, 960
+    spec.add_texture(
+        name="sky",
+        type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+        rgb1=(0.93, 0.95, 0.97),
+        rgb2=(0.62, 0.70, 0.78),
+        width=64,
+        height=384,
+    )
+    spec.worldbody.add_light(pos=(0.6, -0.8, 2.2), dir=(-0.1, 0.35, -1.0), diffuse=(0.55, 0.55, 0.55), castshadow=True)
+    if scene.table_height_m is None:
+        return
+    spec.add_texture(
+        name="table",
+        type=mujoco.mjtTexture.mjTEXTURE_2D,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
+        rgb1=(0.80, 0.79, 0.76),
+        rgb2=(0.76, 0.75, 0.72),
+        width=256,
+        height=256,
+    )
+    table = spec.add_material(name="table", texrepeat=(10, 10), reflectance=0.0)
+    table.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "table"
+    spec.worldbody.add_geom(
+        name="table",
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=(1.5, 1.5, 0.05),
+        pos=(0, 0, scene.table_height_m),
+        material="table",
+        solref=SOLREF,
+        solimp=SOLIMP,
+    )
+
+
+def _add_prop(spec: mujoco.MjSpec, prop: Prop) -> None:
+    if prop.kind == "fixture":
+        body = spec.worldbody.add_body(name=prop.name, mocap=True)
+    elif prop.kind == "free":
+        body = spec.worldbody.add_body(name=prop.name)
+        body.add_freejoint(name=prop.name)
+    else:
+        tcp = spec.site("tcp")
+        body = tcp.parent.add_body(name=prop.name, pos=tcp.pos, quat=tcp.quat, gravcomp=1.0)
+        for name in ("hand", "finger1", "finger2"):
+            spec.add_exclude(name=f"{prop.name}_{name}", bodyname1=name, bodyname2=prop.name)
+    volume = sum(_volume(geom) for geom in prop.geoms if geom.collide)
+    for index, geom in enumerate(prop.geoms):
+        _add_geom(body, f"{prop.name}_{index}", geom, prop.mass_kg / volume if geom.collide else 0.0)
+
+
+def _add_geom(body: mujoco.MjsBody, name: str, geom: Geom, density: float) -> None:
+    size = np.zeros(3)
+    size[: len(geom.size_m)] = geom.size_m
+    added = body.add_geom(
+        name=name,
+        type=SHAPES[geom.shape],
+        size=size,
+        pos=geom.pos_m,
+        quat=to_wxyz(geom.quat_xyzw),
+        rgba=geom.rgba,
+        density=density,
+        friction=(geom.friction, 0.005, 0.0001),
+        solref=SOLREF,
+        solimp=SOLIMP,
+        condim=4,
+    )
+    if not geom.collide:
+        added.contype, added.conaffinity, added.group = 0, 0, 2
+
+
+def _volume(geom: Geom) -> float:
+    size = geom.size_m
+    if geom.shape == "box":
+        return 8.0 * size[0] * size[1] * size[2]
+    ball = 4.0 / 3.0 * np.pi * size[0] ** 3
+    column = 2.0 * np.pi * size[0] ** 2 * size[1] if len(size) > 1 else 0.0
+    return {"sphere": ball, "cylinder": column, "capsule": ball + column}[geom.shape]

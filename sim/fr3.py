@@ -1,0 +1,12 @@
+"""Franka Research 3: seven joints and the Franka Hand."""
+
+from controllers import impedance
+from robot_rl.types import Scene
+from sim._models import FR3
+from sim._twin import Twin
+
+Config = impedance.Config
+
+
+def make(config: impedance.Config, scene: Scene) -> Twin:
+    return Twin(FR3, config, scene)

@@ -1,0 +1,110 @@
+"""What the arm tasks share: proprioception as in SERL, delta-pose actions, and a hand for scripted demonstrators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from gymnasium import spaces
+
+from robot_rl.geometry import quat_conjugate, quat_multiply, quat_rotate, relative_pose, rotvec_to_quat
+from robot_rl.types import ArmState, Obs, Pose
+
+TOOL_DOWN_XYZW = (1.0, 0.0, 0.0, 0.0)  # z of the tcp points down, y against the base's
+
+
+def box(*bounds: float) -> spaces.Box:
+    """Observations within ``+-bounds``; what is beyond is clipped, and the bound is the scale an agent sees."""
+    high = np.asarray(bounds, np.float32)
+    return spaces.Box(-high, high, dtype=np.float32)
+
+
+def action_space(gripper: bool) -> spaces.Box:
+    """Six for the pose, and one for the gripper where the task uses it."""
+    size = 7 if gripper else 6
+    return spaces.Box(-1.0, 1.0, (size,), np.float32)
+
+
+def proprioception_space(gripper: bool) -> dict[str, spaces.Space]:
+    """Spaces of ``proprioception``; units m, rad, m/s, rad/s, N, Nm."""
+    out: dict[str, spaces.Space] = {
+        "tcp_pose": box(*[0.3] * 3, *[0.6] * 3),
+        "tcp_twist": box(*[0.3] * 3, *[1.0] * 3),
+        "tcp_wrench": box(*[40.0] * 3, *[4.0] * 3),
+    }
+    if gripper:
+        out["gripper"] = spaces.Box(0.0, 1.0, (1,), np.float32)
+    return out
+
+
+def proprioception(state: ArmState, origin: ArmState, gripper: bool) -> Obs:
+    """tcp pose relative to the reset pose; twist and wrench in the tcp frame; gripper 0 open .. 1 closed."""
+    inverse = quat_conjugate(state.tcp_quat_xyzw)
+    out = {
+        "tcp_pose": relative_pose(state.tcp_pos_m, state.tcp_quat_xyzw, origin.tcp_pos_m, origin.tcp_quat_xyzw),
+        "tcp_twist": _rotate_both(inverse, state.tcp_twist),
+        "tcp_wrench": _rotate_both(inverse, state.tcp_wrench),
+    }
+    if gripper:
+        out["gripper"] = np.array([state.gripper])
+    return out
+
+
+def _rotate_both(quat_xyzw: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """A twist or wrench (6,) in another orientation, about the same point: both halves turn, nothing mixes."""
+    return np.concatenate([quat_rotate(quat_xyzw, vector[:3]), quat_rotate(quat_xyzw, vector[3:])])
+
+
+def moved(state: ArmState, action: np.ndarray, step_m: float, step_rad: float) -> tuple[np.ndarray, np.ndarray]:
+    """Target position and orientation: the MEASURED pose plus ``action[:6]`` in the tcp frame, in steps."""
+    pos = state.tcp_pos_m + step_m * quat_rotate(state.tcp_quat_xyzw, action[:3])
+    return pos, quat_multiply(state.tcp_quat_xyzw, rotvec_to_quat(step_rad * action[3:6]))
+
+
+def seen_from_tcp(state: ArmState, pose: Pose) -> np.ndarray:
+    """A pose (6,) m, rad in the tcp frame: where to go from here, all zeros on arrival."""
+    return relative_pose(pose.pos_m, pose.quat_xyzw, state.tcp_pos_m, state.tcp_quat_xyzw)
+
+
+def draw(rng: np.random.Generator, half_width: tuple[float, ...]) -> np.ndarray:
+    """A uniform draw within ``+-half_width``."""
+    return rng.uniform(-1.0, 1.0, len(half_width)) * np.asarray(half_width)
+
+
+def tool_down(turn_rad: np.ndarray) -> np.ndarray:
+    """Quaternion (4,) xyzw of a tool pointing down, turned by a rotation vector (3,) about the base axes."""
+    return quat_multiply(rotvec_to_quat(turn_rad), np.array(TOOL_DOWN_XYZW))
+
+
+class Hand:
+    """How a person's hand follows a script: at its own pace, with drifting aim and tremor, sometimes pausing.
+
+    ``plan(obs)`` gives the wanted move (6,) m, rad in the tcp frame and, where the task uses it, the gripper; the hand
+    turns it into an action of the same task.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        plan: Callable[[Obs], np.ndarray],
+        step_m: float,
+        step_rad: float,
+        noise: float,
+    ) -> None:
+        self._rng, self._plan = rng, plan
+        self._scale = np.array([1.0 / step_m] * 3 + [1.0 / step_rad] * 3)
+        self._noise = noise
+        self._pace = rng.uniform(0.5, 0.9)
+        self._drift = np.zeros(6)
+
+    def __call__(self, obs: Obs) -> np.ndarray:
+        wanted = self._plan(obs)
+        action = np.concatenate([wanted[:6] * self._scale, wanted[6:]])
+        reach = np.abs(action[:6]).max()
+        if reach > self._pace:  # keep the direction, limit the pace
+            action[:6] *= self._pace / reach
+        self._drift += -0.2 * self._drift + 0.4 * self._noise * self._rng.standard_normal(6)
+        action[:6] += self._drift + 0.5 * self._noise * self._rng.standard_normal(6)
+        if self._rng.random() < 0.02:
+            action[:6] *= 0.1  # a moment's hesitation
+        return np.clip(action, -1.0, 1.0).astype(np.float32)

@@ -1,0 +1,93 @@
+"""Who may import whom, read from the syntax trees, and what an import may load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = {"robot_rl", "controllers", "tasks", "sim", "hardware", "launch"}
+LIGHT = {"types", "geometry", "find", "config"}  # of robot_rl: numpy and the standard library only
+JAX = {"jax", "flax", "optax"}
+ROS = {"rclpy", "launch_ros", "std_msgs", "geometry_msgs", "sensor_msgs"}
+MAY = {
+    "robot_rl": {"robot_rl"},
+    "controllers": {"controllers"} | {f"robot_rl.{name}" for name in LIGHT},
+    "tasks": {"tasks"} | {f"robot_rl.{name}" for name in LIGHT | {"stl"}},
+    "sim": {"sim", "controllers"} | {f"robot_rl.{name}" for name in LIGHT},
+}
+NEVER = {
+    "robot_rl": {"mujoco", "numba"} | ROS,
+    "controllers": JAX | {"mujoco", "gymnasium"},
+    "tasks": JAX | {"mujoco", "numba"} | ROS,
+    "sim": JAX | {"gymnasium"} | ROS,
+}
+
+
+def imports(path: Path) -> list[str]:
+    """Every module a file names in an import statement, at any depth; relative ones are resolved."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            stem = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(part for part in (stem, node.module or "") if part)
+            # "from robot_rl import geometry" names the module robot_rl.geometry
+            found += [f"{base}.{alias.name}" for alias in node.names] if base in OURS else [base]
+    return found
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def allowed(name: str, folder: str) -> bool:
+    return any(name == may or name.startswith(f"{may}.") for may in MAY[folder])
+
+
+@pytest.mark.parametrize("folder", sorted(MAY))
+def test_a_folder_imports_only_what_it_may(folder):
+    assert files(folder), f"{folder}/ holds no Python file"
+    for path in files(folder):
+        for name in imports(path):
+            top = name.split(".")[0]
+            if top in OURS:
+                assert allowed(name, folder), f"{path.relative_to(ROOT)} imports {name}"
+            assert top not in NEVER[folder], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_vocabulary_needs_numpy_only():
+    for name in LIGHT:
+        for imported in imports(ROOT / "robot_rl" / f"{name}.py"):
+            top = imported.split(".")[0]
+            fine = top in sys.stdlib_module_names or top == "numpy"
+            assert fine or imported.split(".")[1] in LIGHT, f"robot_rl/{name}.py imports {imported}"
+
+
+def test_the_rule_sees_a_violation(tmp_path, monkeypatch):
+    """A rule that cannot fail is none."""
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "sim").mkdir()
+    (tmp_path / "sim" / "bad.py").write_text("def f():\n    from tasks import reach\n    import jax.numpy\n")
+    assert imports(tmp_path / "sim" / "bad.py") == ["tasks.reach", "jax.numpy"]
+    assert not allowed("tasks.reach", "sim")
+
+
+def test_launch_is_never_a_package():
+    """ROS 2 owns the import name."""
+    assert not (ROOT / "launch" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import robot_rl.types, controllers", "import controllers.guard, controllers.impedance", "import tasks.peg_insert"],
+)
+def test_light_imports_load_nothing_heavy(statement):
+    heavy = ["jax", "mujoco", "rclpy", "torch", "matplotlib"]
+    code = f"import sys; {statement}; print([name for name in {heavy} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,136 @@
+"""Losses against numbers computed by hand, and gradients against finite differences; jitted and not."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robot_rl import losses, nets
+
+
+@pytest.fixture(params=[False, True], ids=["eager", "jitted"])
+def jitted(request):
+    return jax.jit if request.param else lambda f, **_: f
+
+
+def test_td_target_by_hand(jitted):
+    next_q = jnp.array([[1.0, 5.0, 3.0], [2.0, 4.0, 9.0]])
+    target = jitted(losses.td_target)(
+        jnp.array([0.5, 0.0, 1.0]), jnp.array([1.0, 1.0, 0.0]), next_q, 0.9, jnp.array([0.1, -0.2, 7.0])
+    )
+    # 0.5 + 0.9 (1 + 0.1); 0.9 (4 - 0.2); a true end: the reward alone, without the entropy
+    np.testing.assert_allclose(target, [1.49, 3.42, 1.0], rtol=1e-6)
+
+
+def test_td_target_without_entropy_and_unbatched(jitted):
+    np.testing.assert_allclose(jitted(losses.td_target)(1.0, 1.0, jnp.array([2.0, -3.0]), 0.5), -0.5)
+
+
+def test_critic_loss_by_hand(jitted):
+    q = jnp.array([[1.0, 2.0], [3.0, 0.0]])
+    # 0.5 (mean(0, 4) + mean(4, 0))
+    np.testing.assert_allclose(jitted(losses.critic_loss)(q, jnp.array([1.0, 0.0])), 0.5 * (2.0 + 2.0))
+
+
+def test_each_critic_learns_as_if_alone(jitted):
+    q, target = jnp.array([[1.0, 2.0], [3.0, 0.0]]), jnp.array([1.0, 0.0])
+    together = jitted(jax.grad(losses.critic_loss))(q, target)
+    alone = jax.grad(losses.critic_loss)(q[1:], target)
+    np.testing.assert_array_equal(together[1:], alone)
+
+
+def test_actor_loss_by_hand(jitted):
+    loss = jitted(losses.actor_loss)(jnp.array([-1.0, 2.0]), jnp.array([3.0, 1.0]), 0.5)
+    np.testing.assert_allclose(loss, (-0.5 - 3.0 + 1.0 - 1.0) / 2)
+
+
+def test_temperature_loss_by_hand_and_its_sign(jitted):
+    log_temperature, log_prob = jnp.log(0.2), jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(jitted(losses.temperature_loss)(log_temperature, log_prob, -3.0), 0.3, rtol=1e-6)
+    gradient = jax.grad(losses.temperature_loss)
+    assert gradient(log_temperature, jnp.array([4.0]), -3.0) < 0  # entropy -4 is below -3: alpha has to rise
+    assert gradient(log_temperature, jnp.array([2.0]), -3.0) > 0
+    assert jax.grad(losses.temperature_loss, argnums=1)(log_temperature, log_prob, -3.0).tolist() == [0.0, 0.0]
+
+
+def test_cloning_losses_by_hand(jitted):
+    np.testing.assert_allclose(jitted(losses.likelihood_loss)(jnp.array([1.0, 3.0])), -2.0)
+    expert = jnp.array([[0.0, 1.0], [0.5, 0.5]])
+    action = jnp.array([[1.0, 1.0], [0.5, 0.0]])
+    np.testing.assert_allclose(jitted(losses.squared_error_loss)(action, expert), (1.0 + 0.25) / 2)
+
+
+def test_losses_batch_by_vmap():
+    q, target = jnp.arange(12.0).reshape(3, 2, 2), jnp.ones((3, 2))
+    each = [losses.critic_loss(q[i], target[i]) for i in range(3)]
+    np.testing.assert_allclose(jax.vmap(losses.critic_loss)(q, target), each)
+
+
+def test_subset_is_without_replacement_and_uniform():
+    draws = jax.vmap(lambda key: losses.draw_subset(key, 10, 2))(jax.random.split(jax.random.key(0), 5000))
+    assert (draws[:, 0] != draws[:, 1]).all()
+    counts = np.bincount(np.asarray(draws).ravel(), minlength=10)
+    assert np.abs(counts - 1000).max() < 150  # 5 standard deviations
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: losses.critic_loss(x, jnp.array([0.3, -0.2, 1.0])),
+        lambda x: losses.actor_loss(x[0], x[1] ** 2, 0.3),
+        lambda x: losses.temperature_loss(x[0, 0], jnp.array([1.0, 2.0]), -3.0),
+        lambda x: losses.squared_error_loss(x, jnp.ones((2, 3))),
+        lambda x: losses.likelihood_loss(nets.squashed_log_prob(jnp.array([0.3, -0.9, 0.99]), x[0], x[1])),
+        lambda x: nets.sample_squashed(jax.random.key(1), x[0], x[1])[1],
+        lambda x: nets.sample_squashed(jax.random.key(1), x[0], x[1])[0].sum(),
+    ],
+)
+def test_gradients_are_finite_differences(function, jitted):
+    with jax.enable_x64(True):
+        x = jnp.array([[0.4, -1.2, 2.0], [0.1, -0.7, 0.3]], jnp.float64)
+        gradient = jitted(jax.grad(function))(x)
+        for index in np.ndindex(x.shape):
+            step = jnp.zeros_like(x).at[index].set(1e-5)
+            difference = (function(x + step) - function(x - step)) / 2e-5
+            np.testing.assert_allclose(gradient[index], difference, rtol=1e-6, atol=1e-8)
+
+
+def test_squashed_density_integrates_to_one():
+    action = jnp.linspace(-1, 1, 200_001)[1:-1, None]
+    density = jnp.exp(nets.squashed_log_prob(action, jnp.array([0.3]), jnp.array([-0.5]), margin=1e-7))
+    np.testing.assert_allclose(density.sum() * 1e-5, 1.0, rtol=2e-3)
+
+
+@pytest.mark.parametrize("x", [0.0, 0.5, -3.0, 9.5, -20.0, 80.0])
+def test_tanh_slope_is_exact_where_the_plain_form_is_infinite(x):
+    exact = -2.0 * (abs(x) + math.log1p(math.exp(-2.0 * abs(x))) - math.log(2.0))
+    np.testing.assert_allclose(nets.log_tanh_slope(jnp.array([x])), exact, rtol=1e-6, atol=1e-6)
+
+
+def test_sample_and_density_agree():
+    mean, log_std = jnp.array([[0.2, -0.5]]), jnp.array([[-1.0, 0.1]])
+    action, log_prob = nets.sample_squashed(jax.random.key(3), mean, log_std)
+    np.testing.assert_allclose(nets.squashed_log_prob(action, mean, log_std), log_prob, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_ensemble_members_share_nothing(layer_norm):
+    critic = nets.Critic((8, 8), layer_norm)
+    params = nets.init_ensemble(critic, jax.random.key(0), 3, 4, 2)
+    state, action = jax.random.normal(jax.random.key(1), (5, 4)), jnp.ones((5, 2))
+    q = nets.apply_ensemble(critic, params, state, action)
+    assert q.shape == (3, 5)
+    for i in range(3):
+        member = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        np.testing.assert_allclose(q[i], critic.apply({"params": member}, state, action), rtol=1e-4, atol=1e-6)
+    # A gradient of member 0 reaches all its layers, and none of the others'.
+    for path, leaf in jax.tree.leaves_with_path(
+        jax.grad(lambda p: nets.apply_ensemble(critic, p, state, action)[0].sum())(params)
+    ):
+        assert jnp.any(leaf[0] != 0), path
+        assert not jnp.any(leaf[1:] != 0), path
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 3]
+    assert len(kernels) == 3
+    assert all(jnp.any(kernel[0] != kernel[1]) for kernel in kernels)
