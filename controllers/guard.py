@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,17 +77,17 @@ def make_limits(bounds: Bounds, limits: ArmLimits, config: Config) -> GuardLimit
         if getattr(bounds, name) > limit:
             raise ValueError(f"Bounds.{name} is {getattr(bounds, name)}: this arm allows at most {limit}")
     return GuardLimits(
-        box_lower_m=np.asarray(bounds.box_lower_m, float),
-        box_upper_m=np.asarray(bounds.box_upper_m, float),
-        box_quat_xyzw=np.asarray(bounds.box_quat_xyzw, float),
-        box_rot_rad=np.asarray(bounds.box_rot_rad, float),
+        box_lower_m=np.asarray(bounds.box_lower_m, np.float64),
+        box_upper_m=np.asarray(bounds.box_upper_m, np.float64),
+        box_quat_xyzw=np.asarray(bounds.box_quat_xyzw, np.float64),
+        box_rot_rad=np.asarray(bounds.box_rot_rad, np.float64),
         speed_mps=float(bounds.speed_mps),
         speed_radps=float(bounds.speed_radps),
         force_n=float(bounds.force_n),
         torque_nm=float(bounds.torque_nm),
         trip_force_n=float(bounds.trip_force_n),
-        trip_radps=np.asarray(limits.dq_max_radps, float) * config.joint_speed_share,
-        stiffness_max=np.asarray(limits.stiffness_max, float),
+        trip_radps=np.asarray(limits.dq_max_radps, np.float64) * config.joint_speed_share,
+        stiffness_max=np.asarray(limits.stiffness_max, np.float64),
     )
 
 
@@ -114,13 +114,13 @@ def make_memory(state: ArmState, stiffness: Array) -> GuardMemory:
     memory = GuardMemory(
         target_pos_m=np.zeros(3),
         target_quat_xyzw=np.zeros(4),
-        target_stiffness=np.asarray(stiffness, float).copy(),
+        target_stiffness=np.asarray(stiffness, np.float64).copy(),
         target_gripper=np.zeros(1),
         age_s=np.zeros(1),
         valid_s=np.zeros(1),
         pos_m=np.zeros(3),
         quat_xyzw=np.zeros(4),
-        stiffness=np.asarray(stiffness, float).copy(),
+        stiffness=np.asarray(stiffness, np.float64).copy(),
         fault=np.zeros(1, np.int64),
         clips=np.zeros(len(CLIPS), np.int64),
     )
@@ -138,8 +138,8 @@ def hold_here(memory: GuardMemory, state: ArmState) -> None:
 
 
 def take_command(memory: GuardMemory, command: ArmCommand, stiffness: Array) -> None:
-    """Begin a new lease. Raises ValueError for a command that is not finite or has the wrong shape, changing nothing."""
-    wanted = stiffness if command.stiffness is None else np.asarray(command.stiffness, float)
+    """Begin a new lease. Raises ValueError, changing nothing, for a command not finite or of the wrong shape."""
+    wanted = stiffness if command.stiffness is None else np.asarray(command.stiffness, np.float64)
     for name, value, size in (
         ("tcp_pos_m", command.tcp_pos_m, 3),
         ("tcp_quat_xyzw", command.tcp_quat_xyzw, 4),
@@ -264,7 +264,7 @@ def guard_tick(
     wrench: Array,
     dt_s: float,
 ) -> None:
-    """One control tick: from what was measured and commanded to the reference ``memory.pos_m, quat_xyzw, stiffness``."""
+    """One control tick: from what was measured and commanded to the reference in ``memory``."""
     if memory.fault[0] != NO_FAULT:
         return
     fault = find_fault(limits, q_rad, dq_radps, pos_m, quat_xyzw, wrench)
@@ -289,9 +289,8 @@ def guard_tick(
 class LockstepArm(Protocol):
     """An arm that runs guard and law inside its own ticks: a twin."""
 
-    default_stiffness: Array
-
     def wait_guarded(self, limits: GuardLimits, memory: GuardMemory, dt_s: float) -> ArmState: ...
+    def place(self, start: Start) -> ArmState: ...
 
 
 class GuardedArm:
@@ -302,12 +301,12 @@ class GuardedArm:
     """
 
     def __init__(self, arm: Arm, bounds: Bounds, config: Config | None = None) -> None:
-        self._arm: Any = arm
+        self._arm = arm
         self._config = config or Config()
         self.limits = arm.limits
         self._guard = make_limits(bounds, arm.limits, self._config)
-        self._stiffness = np.asarray(self._arm.default_stiffness, float)
-        self._memory = make_memory(arm.read(), self._stiffness)
+        self.default_stiffness = arm.default_stiffness
+        self._memory = make_memory(arm.read(), self.default_stiffness)
 
     @property
     def fault(self) -> str:
@@ -327,7 +326,7 @@ class GuardedArm:
         for name in self.limits.cannot:
             if name == "stiffness" and command.stiffness is not None:
                 raise ValueError("ArmCommand.stiffness: this arm cannot change its stiffness; leave it None")
-        take_command(self._memory, command, self._stiffness)
+        take_command(self._memory, command, self.default_stiffness)
 
     def wait(self, dt_s: float) -> ArmState:
         """Let ``dt_s`` pass under guard. A fault holds the arm; it does not raise."""
@@ -368,8 +367,10 @@ class GuardedArm:
 
     def place(self, start: Start) -> ArmState:
         """Twins only: put the world into ``start``. It is a new world, so the guard starts anew with it."""
+        if not isinstance(self._arm, LockstepArm):
+            raise TypeError(f"{type(self._arm).__name__} is no twin: a real world cannot be put into a state")
         state = self._arm.place(start)
-        self._memory = make_memory(state, self._stiffness)
+        self._memory = make_memory(state, self.default_stiffness)
         return state
 
     def close(self) -> None:

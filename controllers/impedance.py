@@ -67,24 +67,24 @@ class Law(NamedTuple):
 
 def make_law(config: Config, limits: ArmLimits, posture_rad: Array) -> Law:
     """The law of one arm; raises ValueError where the stiffness is more than the arm allows."""
-    stiffness = np.asarray(config.stiffness, float)
+    stiffness = np.asarray(config.stiffness, np.float64)
     if np.any(stiffness > limits.stiffness_max):
         raise ValueError(f"stiffness = {config.stiffness}: this arm allows at most {limits.stiffness_max.tolist()}")
     return Law(
         stiffness=stiffness,
         damping_ratio=float(config.damping_ratio),
-        reference_inertia=np.asarray(config.reference_inertia, float),
-        clip_m=np.asarray(config.clip_m, float),
+        reference_inertia=np.asarray(config.reference_inertia, np.float64),
+        clip_m=np.asarray(config.clip_m, np.float64),
         clip_rad=float(config.clip_rad),
-        posture_rad=np.asarray(posture_rad, float).copy(),
+        posture_rad=np.asarray(posture_rad, np.float64).copy(),
         posture_stiffness=float(config.posture_stiffness),
         posture_damping=float(config.posture_damping),
         joint_zone_rad=float(config.joint_zone_rad),
         joint_stiffness=float(config.joint_stiffness),
-        q_min_rad=np.asarray(limits.q_min_rad, float),
-        q_max_rad=np.asarray(limits.q_max_rad, float),
-        tau_max_nm=np.asarray(limits.tau_max_nm, float),
-        dtau_max_nmps=np.asarray(limits.dtau_max_nmps, float),
+        q_min_rad=np.asarray(limits.q_min_rad, np.float64),
+        q_max_rad=np.asarray(limits.q_max_rad, np.float64),
+        tau_max_nm=np.asarray(limits.tau_max_nm, np.float64),
+        dtau_max_nmps=np.asarray(limits.dtau_max_nmps, np.float64),
     )
 
 

@@ -30,7 +30,7 @@ class RowSpace(NamedTuple):
 
 @kernel
 def row_space(jac: Array) -> RowSpace:
-    """Factor a Jacobian (6, dof) by modified Gram-Schmidt with row pivoting, orthogonalised twice ("twice is enough")."""
+    """Factor a Jacobian (6, dof) by modified Gram-Schmidt with row pivoting, each row orthogonalised twice."""
     rows, dof = jac.shape
     basis = jac.copy()
     triangle = np.zeros((rows, rows))

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 from robot_rl.config import override
-from robot_rl.find import find, names, nearest
+from robot_rl.find import find, nearest
 
 WORLDS = {"sim": "sim"}
 """World name -> folder of its arms."""
@@ -21,7 +21,9 @@ def split_settings(settings: Sequence[str], sections: Sequence[str]) -> dict[str
     for setting in settings:
         section, dot, rest = setting.partition(".")
         if not dot:
-            raise ValueError(f"setting '{setting}': write it as section.name=value, section one of {', '.join(sections)}")
+            raise ValueError(
+                f"setting '{setting}': write it as section.name=value, section one of {', '.join(sections)}"
+            )
         if section not in out:
             raise ValueError(nearest("section of settings", section, sections))
         out[section].append(rest)
@@ -65,20 +67,3 @@ def make_env(
     guarded = guard.GuardedArm(twin, built.bounds, configs["guard"])
     env: gymnasium.Env[Any, Any] = ArmEnv(built, guarded, twin.readings, guarded.place, twin.render, render_mode)
     return GoalView(env) if goal else env
-
-
-def env_id(task: str, goal: bool = False) -> str:
-    """``peg_insert -> robot_rl/PegInsert-v0``, its GoalEnv view ``robot_rl/PegInsertGoal-v0``."""
-    return f"robot_rl/{task.title().replace('_', '')}{'Goal' if goal else ''}-v0"
-
-
-def register() -> None:
-    """Register every task with Gymnasium; Gymnasium calls this itself through the package's entry point."""
-    for task in names("tasks"):
-        for goal in (False, True):
-            if env_id(task, goal) not in gymnasium.registry:
-                gymnasium.register(
-                    env_id(task, goal),
-                    entry_point="robot_rl.build:make_env",
-                    kwargs={"task": task, "goal": goal},
-                )

@@ -23,6 +23,7 @@ from tyro.conf import (
     subcommand,
 )
 
+PACKAGES = ("robot_rl", "controllers", "tasks", "sim", "hardware")
 Settings = UseAppendAction[tuple[tuple[str, ...], ...]]
 
 
@@ -229,9 +230,9 @@ def raised_on_purpose(error: Exception) -> bool:
         trace = trace.tb_next
     if trace is None:
         return False
-    path = Path(trace.tb_frame.f_code.co_filename)
-    line = linecache.getline(str(path), trace.tb_lineno)
-    return Path(__file__).parents[1] in path.parents and line.lstrip().startswith("raise ")
+    path = trace.tb_frame.f_code.co_filename
+    ours = any(Path(__file__).parents[1] / package in Path(path).parents for package in PACKAGES)
+    return ours and linecache.getline(path, trace.tb_lineno).lstrip().startswith("raise ")
 
 
 if __name__ == "__main__":

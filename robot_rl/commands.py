@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def train(command: cli.Train) -> int:
     """``robot-rl train``: prints the summary as one JSON object."""
     from robot_rl import train as training
+    from robot_rl.interrupt import Interrupted
+    from robot_rl.log import clock, percent
 
     try:
         if command.resume is not None:
@@ -31,10 +33,12 @@ def train(command: cli.Train) -> int:
             run = _choose(command)
             folder = command.out or Path("runs") / f"{run.task.replace('/', '-')}-{run.agent}-{run.seed}"
             summary = training.train(run, folder)
-    except training.Interrupted as interrupted:
+    except Interrupted as interrupted:
         _say(str(interrupted))
         return interrupted.code
     print(json.dumps(summary))
+    outcome = f"success {percent(summary['success_rate'])} of {summary['eval_episodes']} evaluation episodes"
+    _say(f"{outcome}, {summary['env_steps']} environment steps, {clock(summary['wall_s'])} on the clock")
     where = shlex.quote(str(folder))
     _say(f"everything is in {folder}; next: robot-rl plot {where}, robot-rl video {where}")
     return 0
@@ -66,9 +70,9 @@ def record_demonstrations(command: cli.Record) -> int:
     """``robot-rl demo record``."""
     from robot_rl import build
     from robot_rl.demo import demonstrator_of, record
+    from robot_rl.interrupt import StopSignals
     from robot_rl.log import Progress
     from robot_rl.store import EpisodeWriter, StoreInfo
-    from robot_rl.train import StopSignals
 
     if command.episodes < 1:
         raise ValueError(f"--episodes {command.episodes}: give at least 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import gymnasium
 import numpy as np
@@ -60,9 +60,7 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._obs = self.task.observe(self._state, self._readings(), self._origin)
         return self._public(self._obs), {"success": self.task.success(self._obs)}
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         if self._origin is None or self._state is None:
             raise RuntimeError("step() before reset(): call reset() first")
         action = self._checked(action)
@@ -121,7 +119,7 @@ class GoalView(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, dict[str, np
 
     def __init__(self, env: gymnasium.Env[dict[str, np.ndarray], np.ndarray]) -> None:
         super().__init__(env)
-        self._arm_env: Any = env.unwrapped
+        self._arm_env = cast(Any, env.unwrapped)
         task = self._arm_env.task
         if not hasattr(task, "goal"):
             raise ValueError(f"{type(task).__module__} has no goal: give a task with goal() and reached()")

@@ -101,7 +101,7 @@ def matrix_to_quat(matrix: Array) -> Array:
 
 
 def rotation_between(target: Array, source: Array) -> Array:
-    """Rotation vector (3,) in rad, base frame, that takes the orientation ``source`` to ``target`` (quaternions xyzw)."""
+    """Rotation vector (3,) in rad, base frame, that takes orientation ``source`` to ``target`` (xyzw)."""
     return quat_to_rotvec(quat_multiply(target, quat_conjugate(source)))
 
 

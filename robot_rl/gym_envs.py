@@ -23,7 +23,7 @@ def make_gym(env_id: str, render_mode: str | None = None) -> gym.Env:
     _register(env_id)
     try:
         env = gym.make(env_id, render_mode=render_mode)
-    except gym.error.DependencyNotInstalled as error:
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise ImportError(f"environment '{env_id}' needs a package that is not installed: {error}") from error
     except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv) as error:
         raise LookupError(_unknown(env_id, error)) from error

@@ -160,12 +160,12 @@ class Progress:
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
             self._live = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=16),  # with the text it fits into 80 columns
                 TaskProgressColumn(),
                 TextColumn("{task.fields[text]}"),
                 console=Console(file=self._stream),
             )
+            self._live.console.print(self._title, style="bold", highlight=False, markup=False)
             self._live.start()
             self._job = self._live.add_task(self._title, total=self._total, completed=self._start, text="")
         return self

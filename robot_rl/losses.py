@@ -55,6 +55,25 @@ def likelihood_loss(log_prob: jax.Array) -> jax.Array:
     return -jnp.mean(log_prob)
 
 
+def filtered_cloning_loss(
+    action: jax.Array, expert: jax.Array, q: jax.Array, expert_q: jax.Array, is_expert: jax.Array
+) -> jax.Array:
+    """mean_B 1[expert] 1[Q(s, a_expert) > Q(s, a)] mean_A (a - a_expert)^2, scalar.
+
+    Nair et al., arXiv 1709.10089, equation 3: demonstrations are copied only where the critic still prefers them to
+    the policy's own action, so a policy may become better than its teacher.
+
+    Args:
+        action: (B, A) the policy's.
+        expert: (B, A) of the batch.
+        q: (B,) value of ``action``.
+        expert_q: (B,) value of ``expert``.
+        is_expert: (B,) 1 where ``expert`` is a demonstration, else 0.
+    """
+    wanted = is_expert * (jax.lax.stop_gradient(expert_q) > jax.lax.stop_gradient(q))
+    return jnp.mean(wanted * jnp.mean(jnp.square(action - expert), axis=-1))
+
+
 def squared_error_loss(action: jax.Array, expert: jax.Array) -> jax.Array:
     """mean_B sum_A (a - a_expert)^2, scalar, for actions (..., A)."""
     return jnp.mean(jnp.sum(jnp.square(action - expert), axis=-1))

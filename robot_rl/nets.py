@@ -18,11 +18,29 @@ INITS: dict[str, Callable] = {
 }
 
 
+class NormedDense(nn.Module):
+    """LayerNorm(x W) + shift: (..., D) to (..., width).
+
+    The mean over the outputs is taken off W, not off each output: the same numbers, one pass over a small matrix, and
+    a variance that no rounding can make negative. W needs no bias, as LayerNorm has one, nor LayerNorm a scale, as the
+    layer above has one.
+    """
+
+    width: int
+    kernel_init: Callable
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.width))
+        shift = self.param("shift", nn.initializers.zeros, (self.width,))
+        x = x @ (kernel - jnp.mean(kernel, axis=-1, keepdims=True))
+        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6) + shift
+
+
 class MLP(nn.Module):
     """(..., D) to (..., hidden[-1]): Dense, LayerNorm if asked, activation, for each of ``hidden``.
 
-    LayerNorm takes the bias off the Dense below it, and its own scale is left to the Dense above it (with relu the two
-    are one parameter): the same functions, at a quarter less time per critic update.
+    With LayerNorm a constant 1 joins the input, for LayerNorm hides how large its input is.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -32,11 +50,11 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.layer_norm:
+            x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
         for width in self.hidden:
-            x = nn.Dense(width, use_bias=not self.layer_norm, kernel_init=INITS[self.kernel_init]())(x)
-            if self.layer_norm:
-                x = nn.LayerNorm(use_scale=False)(x)
-            x = ACTIVATIONS[self.activation](x)
+            layer = NormedDense if self.layer_norm else nn.Dense
+            x = ACTIVATIONS[self.activation](layer(width, kernel_init=INITS[self.kernel_init]())(x))
         return x
 
 

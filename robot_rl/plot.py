@@ -110,6 +110,8 @@ def plot(folders: Iterable[Path], out: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.lines import Line2D
 
     groups: dict[str, list[Curve]] = {}
     for folder in folders:
@@ -121,13 +123,20 @@ def plot(folders: Iterable[Path], out: Path) -> None:
     panels = ["success"] * told + ["total_reward"] * (rewarded or not told)
     with pyplot.style.context(STYLE):
         figure, axes = pyplot.subplots(
-            1, len(panels), figsize=(0.6 + 5.2 * len(panels), 4.0), layout="constrained", squeeze=False
+            1,
+            len(panels),
+            figsize=(0.6 + 5.2 * len(panels), 4.0),
+            layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1),
+            squeeze=False,
         )
         for axis, name in zip(axes[0], panels, strict=True):
             for color, group in zip(_cycle(len(groups)), groups.values(), strict=True):
                 _draw(axis, group, name, color)
             _dress(axis, name, curves)
         handles, labels = axes[0][0].get_legend_handles_labels()
+        if any(curve.final_success is not None and not curve.run.offline for curve in curves):
+            handles.append(Line2D([], [], linestyle="", marker="o", color="#888888", markersize=6))
+            labels.append("evaluated at the end, deterministic actions")
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2))
         png = io.BytesIO()
         figure.savefig(png, format="png")
@@ -181,5 +190,6 @@ def _dress(axis: Axes, name: str, curves: Sequence[Curve]) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(steps))
     axis.set_xlim(left=0)
     if name == "success":
-        axis.set_ylim(0, 1.0)
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.set_ylim(-0.02, 1.03)  # so that a line at either end is seen whole
+        axis.set_yticks(np.linspace(0, 1, 6))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))

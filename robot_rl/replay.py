@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from robot_rl.files import disk_errors, sync_folder
 from robot_rl.types import Transition
 
 _ASIDE = -1  # no later slot holds the next image
@@ -69,6 +70,12 @@ class ReplayBuffer:
 
     def __len__(self) -> int:
         return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory when full, and of the images kept aside now."""
+        aside = sum(image.nbytes for images in self._aside.values() for image in images.values())
+        return aside + sum(array.nbytes for array in self._arrays.values())
 
     def add(
         self,
@@ -135,16 +142,18 @@ class ReplayBuffer:
         arrays["layout"] = np.array(json.dumps(self._layout()))
         arrays["slot"] = np.array(self._slot)
         path = Path(path)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with disk_errors(path):
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+            try:
+                with os.fdopen(descriptor, "wb") as file:  # not write_atomic: a second copy of the images is too much
+                    np.savez(file, allow_pickle=False, **arrays)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+            sync_folder(path.parent)
 
     def load(self, path: str | Path) -> None:
         """Take over what ``save`` wrote; afterwards this buffer goes on exactly as that one would have.
@@ -155,15 +164,15 @@ class ReplayBuffer:
         arrays = _read_npz(path)
         if missing := {"layout", "slot", "aside_slot"} - arrays.keys():
             raise ValueError(f"{path} is not a saved replay buffer ('{min(missing)}' is missing)")
-        layout = json.loads(str(arrays["layout"]))
-        for name, mine in self._layout().items():
-            if layout.get(name) != mine:
+        theirs, mine = json.loads(str(arrays["layout"])), self._layout()
+        for name in sorted(theirs.keys() | mine.keys()):
+            if theirs.get(name) != mine.get(name):
                 raise ValueError(
-                    f"{path} holds {name} {layout.get(name)}, this buffer {mine}: load it into a buffer made for the "
-                    "same task, with the same capacity"
+                    f"{path} holds {name} {theirs.get(name)}, this buffer {mine.get(name)}: "
+                    "load it into a buffer made for the same task, with the same capacity"
                 )
         if missing := self._arrays.keys() - arrays.keys():
-            raise ValueError(f"{path} is damaged: '{min(missing)}' is missing")
+            raise ValueError(f"{path} is not a readable replay buffer ('{min(missing)}' is missing)")
         self._size, self._slot = len(arrays["reward"]), int(arrays["slot"])
         for name, array in self._arrays.items():
             array[: self._size] = arrays[name]
@@ -198,7 +207,10 @@ class ReplayBuffer:
             stored = self._arrays[name if name in self._arrays else name.removeprefix("next_")]
             if value.shape != stored.shape[1:]:
                 raise ValueError(f"{name} has shape {value.shape}: this buffer stores {stored.shape[1:]}")
-            if value.dtype != np.uint8 and not np.isfinite(value).all():
+            if stored.dtype == np.uint8:
+                if value.dtype != np.uint8:
+                    raise ValueError(f"{name} is {value.dtype}: this buffer stores uint8 images")
+            elif not np.isfinite(value).all():
                 raise ValueError(f"{name} = {value} is not finite: the transition was not stored")
         return {name: value for name, value in row.items() if name in self._arrays}
 
@@ -229,20 +241,23 @@ def sample_mixture(
 ) -> Transition:
     """Leaves ``shape + ...`` whose last axis of ``shape`` holds each buffer's share, rounded, of the batch.
 
-    Buffers that are empty or have no share are left out, and the others share what is left in proportion. Raises
-    ValueError where nothing is left, and on a negative share.
+    ``extra["source"]`` (shape) says which of ``sources`` a row is from. Buffers that are empty or have no share are
+    left out, and the others share what is left in proportion. Raises ValueError where nothing is left, and on a
+    negative share.
     """
     if bad := [share for _, share in sources if not share >= 0.0]:
         raise ValueError(f"share = {bad[0]}: give a number >= 0")
-    filled = [(buffer, share) for buffer, share in sources if len(buffer) and share > 0.0]
+    filled = [(index, buffer, share) for index, (buffer, share) in enumerate(sources) if len(buffer) and share > 0.0]
     if not filled:
         raise ValueError("every replay buffer with a share is empty: add transitions before sampling")
     *lead, batch = shape
-    ends = np.rint(batch * np.cumsum([share for _, share in filled]) / sum(share for _, share in filled)).astype(int)
+    shares = np.array([share for *_, share in filled])
+    ends = np.rint(batch * np.cumsum(shares) / shares.sum()).astype(int)
     counts = np.diff(ends, prepend=0)
-    parts = [
-        buffer.sample(rng, (*lead, int(count))) for (buffer, _), count in zip(filled, counts, strict=True) if count
-    ]
+    parts = []
+    for (index, buffer, _), count in zip(filled, counts, strict=True):
+        part = buffer.sample(rng, (*lead, int(count)))
+        parts.append(part._replace(extra=part.extra | {"source": np.full((*lead, int(count)), index, np.int32)}))
     return parts[0] if len(parts) == 1 else _concatenate(parts, axis=len(lead))
 
 

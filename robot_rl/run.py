@@ -127,13 +127,18 @@ def make_agent(run: Run, env: gym.Env) -> tuple[Encoder, Agent]:
     return encoder, module.make(run.agent_config, encoder.space, env.action_space, run.seed)
 
 
-def create(folder: Path, run: Run) -> None:
-    """Make the run folder. Raises FileExistsError, touching nothing, where there is something already."""
+def check_new(folder: Path) -> None:
+    """Raises FileExistsError where there is something in ``folder`` already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         go_on = f", or go on with it: robot-rl train --resume {shlex.quote(str(folder))}"
         raise FileExistsError(
             f"{folder} exists and is not empty: give another --out{go_on if (folder / 'run.json').is_file() else ''}"
         )
+
+
+def create(folder: Path, run: Run) -> None:
+    """Make the run folder with its ``run.json``. Raises as ``check_new`` does, touching nothing."""
+    check_new(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     choice = {name: getattr(run, name) for name in ("task", "arm", "world", "agent", "settings", "demos", "seed")}

@@ -2,6 +2,9 @@
 
 Nothing of the environment has to be saved: an episode depends on its seed and its actions only, seeds are derived from
 (run seed, purpose, index), and checkpoints are taken between episodes.
+
+Threads are left to XLA, which takes all cores for an update while Python steps the environment beside it: holding XLA
+or BLAS to one thread was no faster on two cores.
 """
 
 from __future__ import annotations
@@ -10,14 +13,11 @@ import math
 import os
 import shlex
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,11 +26,13 @@ from robot_rl.demo import demonstrator_of, record
 from robot_rl.episode import episode_seed, success_of
 from robot_rl.evaluate import Evaluation, evaluate
 from robot_rl.files import FolderLock, disk_errors, sync_folder, write_json
+from robot_rl.interrupt import Interrupted, StopSignals
 from robot_rl.log import MetricsLog, Progress, Rate, as_row, percent
 from robot_rl.replay import ReplayBuffer, sample_mixture
 from robot_rl.run import (
     Run,
     check_metadata,
+    check_new,
     checkpoints,
     configs,
     create,
@@ -51,41 +53,6 @@ if TYPE_CHECKING:
 
 KEPT_CHECKPOINTS = 2
 _KEY_STREAM = 7  # any number: separates the keys of actions from other uses of the seed
-
-
-class Interrupted(Exception):
-    """Training was asked to stop, and stopped with everything saved. ``code``: the process's exit status."""
-
-    def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message)
-        self.code = 128 + signum
-
-
-class StopSignals:
-    """Inside ``with``: the first Ctrl-C (SIGINT) or SIGTERM is only noted, the second acts at once."""
-
-    def __init__(self, say: Callable[[str], None], after: str = "this episode") -> None:
-        self.signum: int | None = None
-        self._say, self._after = say, after
-        self._previous: dict[int, Any] = {}
-
-    def __call__(self) -> bool:
-        return self.signum is not None
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set a handler
-            self._previous = {sig: signal.signal(sig, self._note) for sig in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for sig, handler in self._previous.items():
-            signal.signal(sig, handler)
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None:
-            raise KeyboardInterrupt
-        self.signum = signum
-        self._say(f"Stopping after {self._after}; once more to stop at once.")
 
 
 @dataclass
@@ -132,7 +99,8 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     Raises FileExistsError for a folder in use, FloatingPointError where a loss is no number any more, Interrupted
     after Ctrl-C or SIGTERM. Each leaves the last checkpoint whole.
     """
-    env = make_env(run)  # first, so that a wrong name leaves no folder behind
+    check_new(folder)
+    env = make_env(run)  # before the folder is made, so that a wrong name leaves none behind
     try:
         if run.demo_share > 0:
             _check_demonstrations(run, env)
@@ -159,7 +127,7 @@ def resume(folder: Path, steps: int | None = None) -> dict[str, Any]:
 def _session(run: Run, folder: Path, env: gym.Env, encoder: Encoder, agent: Agent) -> Session:
     dim = int((env.action_space.shape or (0,))[0])
     replay = ReplayBuffer(run.train.replay_capacity, encoder.space, dim)
-    demos = ReplayBuffer(run.train.replay_capacity, encoder.space, dim)
+    demos = ReplayBuffer(1, encoder.space, dim)  # until it is known how many there are
     return Session(run, folder, env, encoder, agent, replay, demos, np.random.default_rng([run.seed, 11]))
 
 
@@ -222,7 +190,7 @@ def _facts(session: Session, row: Mapping[str, Any], env_rate: float, update_rat
     """What the progress line says."""
     facts = {"updates/s": f"{update_rate:.0f}"}
     if not session.run.offline:
-        facts = {"env steps/s": f"{env_rate:.0f}"} | facts
+        facts = {"steps/s": f"{env_rate:.0f}"} | facts
         told = session.success_rate is not None
         facts = ({"success": percent(session.success_rate)} if told else {"return": f"{row['return']:.4g}"}) | facts
     return facts
@@ -337,6 +305,7 @@ def _demonstrate(session: Session, progress: Progress, stop: StopSignals) -> Non
         if stop():
             return
     reader = EpisodeReader(path)
+    session.demos = ReplayBuffer(max(1, reader.rows), session.encoder.space, session.replay.action_dim)
     counters.demo_episodes = counters.demo_episodes or len(reader)  # a resumed run takes those it began with
     load_into(session.demos, reader, session.encoder, counters.demo_episodes)
 

@@ -73,7 +73,7 @@ class ArmLimits:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a task allows its policy: the guard clips a command into these bounds. ``inf`` is no bound; 0.0 is a bound."""
+    """What a task allows its policy: the guard clips commands into it. ``inf`` is no bound; 0.0 is a bound."""
 
     box_lower_m: tuple[float, float, float]
     box_upper_m: tuple[float, float, float]
@@ -102,6 +102,7 @@ class Arm(Protocol):
     """A twin, a driver, an arm behind ROS, or any of them guarded."""
 
     limits: ArmLimits
+    default_stiffness: Array  # (6,) N/m, Nm/rad
 
     def read(self) -> ArmState: ...
     def command(self, command: ArmCommand) -> None:

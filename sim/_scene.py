@@ -29,9 +29,14 @@ def from_wxyz(quat_wxyz: np.ndarray) -> np.ndarray:
     return np.array([quat_wxyz[1], quat_wxyz[2], quat_wxyz[3], quat_wxyz[0]])
 
 
-def build(arm_xml: Path, scene: Scene) -> mujoco.MjModel:
-    """Compile the arm with the scene around it; joints of the arm come first, free props last."""
+def build(arm_xml: Path, scene: Scene, visual: bool) -> mujoco.MjModel:
+    """Compile the arm with the scene around it; joints of the arm come first, free props last.
+
+    Without ``visual`` the geoms that only look good are left out: a fifth of a physics step goes into moving them.
+    Both models have the same joints, bodies and state.
+    """
     spec = mujoco.MjSpec.from_file(str(arm_xml))
+    spec.compiler.discardvisual = not visual
     _add_surroundings(spec, scene)
     for prop in scene.props:
         _add_prop(spec, prop)

@@ -37,9 +37,9 @@ def _load_libmujoco() -> None:
 
 
 _load_libmujoco()
-_mj_step1 = nb.ExternalFunction("mj_step1", nb.void(nb.intp, nb.intp))
-_mj_step2 = nb.ExternalFunction("mj_step2", nb.void(nb.intp, nb.intp))
-_mj_jac_site = nb.ExternalFunction("mj_jacSite", nb.void(nb.intp, nb.intp, nb.intp, nb.intp, nb.int32))
+_mj_step1: Any = nb.ExternalFunction("mj_step1", nb.void(nb.intp, nb.intp))
+_mj_step2: Any = nb.ExternalFunction("mj_step2", nb.void(nb.intp, nb.intp))
+_mj_jac_site: Any = nb.ExternalFunction("mj_jacSite", nb.void(nb.intp, nb.intp, nb.intp, nb.intp, nb.int32))
 
 
 class Plant(NamedTuple):

@@ -27,9 +27,10 @@ class Twin:
     def __init__(self, model: Model, config: impedance.Config, scene: Scene, compiled: bool = True) -> None:
         self.name = model.name
         self.limits = model.limits
-        self.default_stiffness = np.asarray(config.stiffness, float)
-        self._ready_rad = np.asarray(model.ready_rad, float)
-        self._model = build(model.xml_path, scene)
+        self.default_stiffness = np.asarray(config.stiffness, np.float64)
+        self._ready_rad = np.asarray(model.ready_rad, np.float64)
+        self._xml_path = model.xml_path
+        self._model = build(model.xml_path, scene, visual=False)
         self._data = mujoco.MjData(self._model)
         self._scene = scene
         self._site = self._model.site("tcp").id
@@ -40,7 +41,7 @@ class Twin:
         self._tick = _tick.TickMemory(np.zeros(model.limits.dof), np.zeros(6))
         self._open = guarding.open_limits(model.limits)
         self._finger_open_m = model.finger_open_m
-        self._renderer: mujoco.Renderer | None = None
+        self._picture: tuple[mujoco.MjModel, mujoco.MjData, mujoco.Renderer] | None = None
         self.peak_force_n = 0.0
         mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[: self.limits.dof] = self._ready_rad
@@ -104,9 +105,9 @@ class Twin:
         guarding.hold_here(self._own, self.read())
 
     def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._picture is not None:
+            self._picture[2].close()
+            self._picture = None
 
     # ---------------------------------------------------------------------------------------------------------- world
 
@@ -144,16 +145,22 @@ class Twin:
 
     def render(self, width: int = 640, height: int = 480) -> np.ndarray:
         """A picture, uint8 (height, width, 3). Needs a GL library; the error says which."""
-        if self._renderer is None or (self._renderer.width, self._renderer.height) != (width, height):
+        if self._picture is not None and (self._picture[2].width, self._picture[2].height) != (width, height):
             self.close()
-            self._renderer = mujoco.Renderer(self._model, height, width)
+        if self._picture is None:
+            model = build(self._xml_path, self._scene, visual=True)
+            self._picture = (model, mujoco.MjData(model), mujoco.Renderer(model, height, width))
+        model, data, renderer = self._picture
+        data.qpos[:] = self._data.qpos
+        data.mocap_pos[:], data.mocap_quat[:] = self._data.mocap_pos, self._data.mocap_quat
+        mujoco.mj_forward(model, data)
         camera = mujoco.MjvCamera()
         camera.lookat[:] = CAMERA["lookat"]
         camera.distance, camera.azimuth, camera.elevation = CAMERA["distance"], CAMERA["azimuth"], CAMERA["elevation"]
         options = mujoco.MjvOption()
         options.geomgroup[:] = (1, 1, 1, 0, 0, 0)
-        self._renderer.update_scene(self._data, camera, options)
-        return self._renderer.render()
+        renderer.update_scene(data, camera, options)
+        return renderer.render()
 
     def _settle(self) -> None:
         self._tick.tau_nm[:] = 0.0

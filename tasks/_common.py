@@ -61,6 +61,15 @@ def moved(state: ArmState, action: np.ndarray, step_m: float, step_rad: float) -
     return pos, quat_multiply(state.tcp_quat_xyzw, rotvec_to_quat(step_rad * action[3:6]))
 
 
+def gripper(action: float, state: ArmState) -> float:
+    """Close above 0.5, open below -0.5 (SERL's thresholds), else go on with what the fingers are at: exploration noise
+    around zero must not drop what is held. A held object leaves the reading above 0.3 on any hand up to 1.4 times as
+    wide as itself."""
+    if abs(action) > 0.5:
+        return 1.0 if action > 0.0 else 0.0
+    return 1.0 if state.gripper > 0.3 else 0.0
+
+
 def seen_from_tcp(state: ArmState, pose: Pose) -> np.ndarray:
     """A pose (6,) m, rad in the tcp frame: where to go from here, all zeros on arrival."""
     return relative_pose(pose.pos_m, pose.quat_xyzw, state.tcp_pos_m, state.tcp_quat_xyzw)

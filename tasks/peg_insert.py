@@ -120,12 +120,15 @@ class PegInsert:
         seat = _seat(readings["prop/hole"])
         peg = readings["prop/peg"]
         goal = common.seen_from_tcp(state, seat)
-        return common.proprioception(state, origin, gripper=False) | {
-            "goal": goal,
-            "goal_near": goal,  # the same, under a magnifying glass: its bounds are what a tight fit is about
-            "sim/achieved": relative_pose(peg[:3], peg[3:], origin.tcp_pos_m, origin.tcp_quat_xyzw),
-            "sim/desired": relative_pose(seat.pos_m, seat.quat_xyzw, origin.tcp_pos_m, origin.tcp_quat_xyzw),
-        }
+        return (
+            common.proprioception(state, origin, gripper=False)
+            | {
+                "goal": goal,
+                "goal_near": goal,  # the same, under a magnifying glass: its bounds are what a tight fit is about
+                "sim/achieved": relative_pose(peg[:3], peg[3:], origin.tcp_pos_m, origin.tcp_quat_xyzw),
+                "sim/desired": relative_pose(seat.pos_m, seat.quat_xyzw, origin.tcp_pos_m, origin.tcp_quat_xyzw),
+            }
+        )
 
     def command(self, action: np.ndarray, state: ArmState) -> ArmCommand:
         pos_m, quat_xyzw = common.moved(state, action, self.config.step_m, self.config.step_rad)
@@ -150,9 +153,7 @@ class PegInsert:
         return np.linalg.norm(gap, axis=-1) < self.config.seated_m + self.config.clearance_m
 
     def demonstrator(self, rng: np.random.Generator) -> Demonstrator:
-        return common.Hand(
-            rng, _Insertion(self.config.depth_m), self.config.step_m, self.config.step_rad, noise=0.1
-        )
+        return common.Hand(rng, _Insertion(self.config.depth_m), self.config.step_m, self.config.step_rad, noise=0.1)
 
 
 def _seat(hole: np.ndarray) -> Pose:

@@ -105,8 +105,7 @@ class PickPlace:
 
     def command(self, action: np.ndarray, state: ArmState) -> ArmCommand:
         pos_m, quat_xyzw = common.moved(state, action, self.config.step_m, self.config.step_rad)
-        gripper = 1.0 if action[6] > 0.0 else 0.0
-        return ArmCommand(pos_m, quat_xyzw, gripper=gripper, valid_s=2.0 / self.control_hz)
+        return ArmCommand(pos_m, quat_xyzw, common.gripper(action[6], state), valid_s=2.0 / self.control_hz)
 
     def reward(self, obs: Obs, action: np.ndarray, next_obs: Obs) -> dict[str, float]:
         terms = {"success": float(self.success(next_obs))}

@@ -55,21 +55,22 @@ class Reach:
         )
         self.action_space = common.action_space(gripper=False)
         self.observation_space = spaces.Dict(
-            common.proprioception_space(gripper=False) | {"goal": common.box(*[0.3] * 3, *[0.8] * 3)}
+            common.proprioception_space(gripper=False)
+            | {"goal": common.box(*[0.3] * 3, *[0.8] * 3), "goal_near": common.box(*[0.03] * 3, *[0.2] * 3)}
         )
 
     def reset(self, rng: np.random.Generator) -> Start:
         spread_m, spread_rad = self.config.goal_spread_m, self.config.goal_spread_rad
         start = Pose(CENTRE_M + common.draw(rng, (0.05,) * 3), common.tool_down(common.draw(rng, (0.1,) * 3)))
-        goal = Pose(
-            CENTRE_M + common.draw(rng, (spread_m,) * 3), common.tool_down(common.draw(rng, (spread_rad,) * 3))
-        )
+        goal = Pose(CENTRE_M + common.draw(rng, (spread_m,) * 3), common.tool_down(common.draw(rng, (spread_rad,) * 3)))
         return Start(start, gripper=1.0, props={"goal": goal})
 
     def observe(self, state: ArmState, readings: Mapping[str, np.ndarray], origin: ArmState) -> Obs:
         goal = Pose(readings["prop/goal"][:3], readings["prop/goal"][3:])
+        seen = common.seen_from_tcp(state, goal)
         return common.proprioception(state, origin, gripper=False) | {
-            "goal": common.seen_from_tcp(state, goal),
+            "goal": seen,
+            "goal_near": seen,  # the same, under a magnifying glass
             "sim/desired": relative_pose(goal.pos_m, goal.quat_xyzw, origin.tcp_pos_m, origin.tcp_quat_xyzw),
         }
 

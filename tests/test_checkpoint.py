@@ -20,8 +20,7 @@ def make(state_dim=3, hidden=(8, 8), seed=0, **settings):
 
 def same(a, b):
     return jax.tree.structure(a) == jax.tree.structure(b) and all(
-        x.dtype == y.dtype and np.array_equal(x, y)
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
 
 
@@ -36,9 +35,9 @@ def test_round_trip_is_exact(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (dict(state_dim=5), r"'.actor.opt_state.*float32 \(3, 8\) in the file and float32 \(5, 8\) here"),
-        (dict(hidden=(8, 8, 8)), "'.actor.opt_state.*in the file and float32 .* here|missing"),
-        (dict(critics=4), r"'.critic.opt_state.*float32 \(2, .*in the file and float32 \(4, "),
+        ({"state_dim": 5}, r"'.actor.opt_state.*float32 \(3, 8\) in the file and float32 \(5, 8\) here"),
+        ({"hidden": (8, 8, 8)}, "'.actor.opt_state.*in the file and float32 .* here|missing"),
+        ({"critics": 4}, r"'.critic.opt_state.*float32 \(2, .*in the file and float32 \(4, "),
     ],
 )
 def test_another_agent_is_refused_by_name_of_its_first_array(tmp_path, other, message):

@@ -168,7 +168,7 @@ def test_a_command_the_arm_cannot_follow_is_refused():
 
 
 def test_bounds_looser_than_the_arm_are_refused():
-    with pytest.raises(ValueError, match="speed_mps is 1.5: this arm allows at most 1.0"):
+    with pytest.raises(ValueError, match=r"speed_mps is 1\.5: this arm allows at most 1\.0"):
         make_limits(replace(BOUNDS, speed_mps=1.5), LIMITS, Config())
     with pytest.raises(ValueError, match="swap"):
         replace(BOUNDS, box_lower_m=(1.0, 0.0, 0.0))

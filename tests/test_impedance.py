@@ -1,6 +1,7 @@
 """The impedance law: exact projections, a conservative spring, limits that hold."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -107,7 +108,9 @@ def test_the_moment_is_minus_the_gradient_of_the_potential(seed, clip_rad):
     step = 1e-6
     for axis in range(3):
         sides = [
-            potential(quat_multiply(rotvec_to_quat(s * step * np.eye(3)[axis]), quat), target, stiffness[3:], law.clip_rad)
+            potential(
+                quat_multiply(rotvec_to_quat(s * step * np.eye(3)[axis]), quat), target, stiffness[3:], law.clip_rad
+            )
             for s in (1, -1)
         ]
         assert moment[axis] == pytest.approx(-(sides[0] - sides[1]) / (2 * step), abs=2e-6 * (1 + stiffness.max()))
@@ -118,7 +121,7 @@ def closed_loop_work(law: impedance.Law, stiffness: np.ndarray) -> float:
     work, zero, target = 0.0, np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0])
     phase = np.linspace(0.0, 2.0 * np.pi, 4001)
     path = [rotvec_to_quat(np.array([0.8 * np.sin(p), 0.9 * np.cos(p) - 0.9, 0.5 * np.sin(2 * p)])) for p in phase]
-    for a, b in zip(path, path[1:], strict=False):
+    for a, b in pairwise(path):
         turn = Rotation.from_quat(b) * Rotation.from_quat(a).inv()
         middle = (Rotation.from_rotvec(0.5 * turn.as_rotvec()) * Rotation.from_quat(a)).as_quat()
         work += impedance.spring_wrench(zero, middle, zero, target, stiffness, law)[3:] @ turn.as_rotvec()

@@ -84,7 +84,11 @@ def test_launch_is_never_a_package():
 
 @pytest.mark.parametrize(
     "statement",
-    ["import robot_rl.types, controllers", "import controllers.guard, controllers.impedance", "import tasks.peg_insert"],
+    [
+        "import robot_rl.types, controllers",
+        "import controllers.guard, controllers.impedance",
+        "import tasks.peg_insert",
+    ],
 )
 def test_light_imports_load_nothing_heavy(statement):
     heavy = ["jax", "mujoco", "rclpy", "torch", "matplotlib"]

@@ -2,6 +2,7 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +54,20 @@ def test_temperature_loss_by_hand_and_its_sign(jitted):
     assert gradient(log_temperature, jnp.array([4.0]), -3.0) < 0  # entropy -4 is below -3: alpha has to rise
     assert gradient(log_temperature, jnp.array([2.0]), -3.0) > 0
     assert jax.grad(losses.temperature_loss, argnums=1)(log_temperature, log_prob, -3.0).tolist() == [0.0, 0.0]
+
+
+def test_filtered_cloning_copies_only_what_the_critic_prefers(jitted):
+    action = jnp.array([[0.0, 1.0], [0.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
+    expert = jnp.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    q, expert_q = jnp.array([0.2, 0.9, 0.1, 0.0]), jnp.array([0.5, 0.4, 0.7, 1.0])
+    is_expert = jnp.array([True, True, True, False])
+    # row 0: (1 + 1) / 2; row 1: the policy's own is better; row 2: (0.25 + 0.25) / 2; row 3: no demonstration
+    np.testing.assert_allclose(
+        jitted(losses.filtered_cloning_loss)(action, expert, q, expert_q, is_expert), (1.0 + 0.25) / 4
+    )
+    slope = jax.grad(losses.filtered_cloning_loss, argnums=(0, 2, 3))(action, expert, q, expert_q, is_expert)
+    np.testing.assert_allclose(slope[0], [[-0.25, 0.25], [0, 0], [0.125, 0.125], [0, 0]])
+    assert not slope[1].any() and not slope[2].any()  # the filter is no way to raise a value
 
 
 def test_cloning_losses_by_hand(jitted):
@@ -134,3 +149,20 @@ def test_ensemble_members_share_nothing(layer_norm):
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 3]
     assert len(kernels) == 3
     assert all(jnp.any(kernel[0] != kernel[1]) for kernel in kernels)
+
+
+def test_normed_dense_is_dense_and_layer_norm():
+    x = jax.random.normal(jax.random.key(0), (6, 5)) + 3.0
+    layer = nets.NormedDense(16, nn.initializers.lecun_normal())
+    params = layer.init(jax.random.key(1), x)["params"] | {"shift": jnp.arange(16.0)}
+    expected = nn.LayerNorm(use_scale=False).apply({"params": {"bias": params["shift"]}}, x @ params["kernel"])
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_network_sees_how_large_its_input_is(layer_norm):
+    """LayerNorm alone would give the same output for x and 3 x."""
+    network = nets.MLP((16, 16), layer_norm)
+    x = jnp.array([[0.1, -0.2]])
+    params = network.init(jax.random.key(0), x)
+    assert jnp.abs(network.apply(params, x) - network.apply(params, 3.0 * x)).max() > 0.01

@@ -1,4 +1,4 @@
-"""Every task on every arm: the Gymnasium contract, seeds bit for bit, honest time-outs, and a demonstrator that works."""
+"""Every task on every arm: Gymnasium's contract, seeds bit for bit, honest time-outs, demonstrators that work."""
 
 import warnings
 
@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from robot_rl.build import env_id, make_env, register
+from robot_rl.build import make_env
+from robot_rl.envs import env_id
 from robot_rl.find import names
 from sim import _twin  # noqa: F401  (fails early and clearly where MuJoCo is missing)
 
 TASKS, ARMS = names("tasks"), names("sim")
-register()
 
 
 def play(env, seed: int, actions=None) -> list[dict[str, np.ndarray]]:
@@ -139,7 +139,7 @@ def test_goal_view_rewards_agree_with_the_task(task):
     expert = env.unwrapped.demonstrator(np.random.default_rng(2))
     achieved, desired, rewards = [], [], []
     for _ in range(env.unwrapped.task.max_steps):
-        obs, reward, terminated, truncated, info = env.step(expert(env.unwrapped.private_obs))
+        obs, reward, terminated, truncated, _ = env.step(expert(env.unwrapped.private_obs))
         achieved.append(obs["achieved_goal"])
         desired.append(obs["desired_goal"])
         rewards.append(reward)
@@ -179,7 +179,7 @@ def test_a_misaligned_peg_stays_on_the_rim():
     for _ in range(60):
         goal = env.unwrapped.private_obs["goal"]
         move = np.array([*(goal[:2] + [0.002, 0.0]) / 0.01, 0.5, *goal[3:] / 0.05])
-        obs, _, terminated, truncated, info = env.step(np.clip(move, -1, 1))
+        _, _, terminated, truncated, info = env.step(np.clip(move, -1, 1))
         if terminated or truncated:
             break
     assert not info["success"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from robot_rl import checkpoint, run, train
 from robot_rl.evaluate import evaluate, wilson
+from robot_rl.interrupt import StopSignals
 from robot_rl.log import WALL_CLOCK, MetricsLog, Progress, clock, read_columns, read_metrics
 from robot_rl.replay import ReplayBuffer
 from robot_rl.run import TrainConfig, choose
@@ -162,7 +164,7 @@ def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:
 def test_kill_9_and_ctrl_c_cost_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed, resumed, interrupted, resumed to the end: as if it had never been disturbed."""
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
-    whole = tiny(steps=1500, checkpoint_every=100, eval_episodes=0)
+    whole = tiny(steps=1000, checkpoint_every=80, eval_episodes=0)
     train.train(whole, tmp_path / "whole")
     folder = tmp_path / "broken"
     run.create(folder, whole)
@@ -172,7 +174,7 @@ def test_kill_9_and_ctrl_c_cost_no_number(tmp_path: Path, monkeypatch: pytest.Mo
     process.send_signal(signal.SIGKILL)
     process.communicate()
     at_kill = int(run.newest(folder).name)
-    assert at_kill < 1500
+    assert at_kill < 1000
 
     process = start("--resume", str(folder))
     wait_for(lambda: int(run.newest(folder).name) > at_kill, process)
@@ -180,12 +182,24 @@ def test_kill_9_and_ctrl_c_cost_no_number(tmp_path: Path, monkeypatch: pytest.Mo
     out, err = process.communicate()
     assert process.returncode == 130 and "Stopping after this episode" in err
     assert f"robot-rl train --resume {folder}" in err and out == ""
-    assert at_kill < int(run.newest(folder).name) < 1500
+    assert at_kill < int(run.newest(folder).name) < 1000
     assert not (folder / "summary.json").exists()
 
     train.resume(folder)
     assert_same_training(tmp_path / "whole", folder)
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_the_first_signal_is_noted_and_the_second_acts() -> None:
+    said: list[str] = []
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals(said.append) as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop() and stop.signum == signal.SIGTERM and len(said) == 1
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_two_trainings_do_not_share_a_folder(finished: Path) -> None:

@@ -21,6 +21,8 @@ from robot_rl.config import check, choice, number
 from robot_rl.spaces import STATE, action_size, state_size
 from robot_rl.types import Transition
 
+DEMONSTRATIONS = 1  # of ``extra["source"]``; anything else is experience
+
 
 @dataclass(frozen=True)
 class Config:
@@ -37,6 +39,7 @@ class Config:
     discount: float = number(0.99, 0.0, 1.0, "gamma, per policy step")
     polyak: float = number(0.005, 0.0, 1.0, "tau, share of the critic that enters its target per critic update")
     backup_entropy: bool = True
+    cloning_weight: float = number(0.0, 0.0, 1000.0, "of demonstrations in the actor's loss where the critic agrees")
 
     init_temperature: float = number(0.1, 1e-6, 100.0, "alpha at the start, reward per nat")
     target_entropy: float | None = number(None, -1000.0, 1000.0, "nat; none: -(action dimension) / 2")
@@ -77,8 +80,12 @@ class SAC:
         return _act(self.actor.params, obs[STATE], key, self.config, self.action_dim, explore), carry, {}
 
     def update(self, batch: Transition) -> tuple[SAC, dict[str, jax.Array]]:
-        """``batch`` leaves are (U, B, ...): U critic updates, one of the actor, one of the temperature."""
-        return _update(self, batch._replace(extra=None))
+        """``batch`` leaves are (U, B, ...): U critic updates, one of the actor, one of the temperature.
+
+        ``batch.extra["source"]`` (U, B), where there is one, is DEMONSTRATIONS for rows to clone.
+        """
+        source = (batch.extra or {}).get("source")
+        return _update(self, batch._replace(extra=None), None if source is None else source[-1] == DEMONSTRATIONS)
 
     @property
     def policy(self) -> Any:
@@ -128,10 +135,10 @@ def _draw(agent: SAC, actor_params: Any, state: jax.Array, key: jax.Array) -> tu
 
 
 @jax.jit
-def _update(agent: SAC, batch: Transition) -> tuple[SAC, dict[str, jax.Array]]:
+def _update(agent: SAC, batch: Transition, is_expert: jax.Array | None) -> tuple[SAC, dict[str, jax.Array]]:
     key, next_key, subset_key, actor_key = jax.random.split(agent.key, 4)
     agent, critic_metrics = _update_critics(agent, batch, next_key, subset_key)
-    agent, actor_metrics = _update_actor(agent, batch.obs[STATE][-1], actor_key)
+    agent, actor_metrics = _update_actor(agent, batch.obs[STATE][-1], batch.action[-1], is_expert, actor_key)
     return replace(agent, key=key), critic_metrics | actor_metrics
 
 
@@ -174,15 +181,25 @@ def _update_critics(
     return replace(agent, critic=critic, target=target), metrics
 
 
-def _update_actor(agent: SAC, state: jax.Array, key: jax.Array) -> tuple[SAC, dict[str, jax.Array]]:
-    """One update of the actor, and one of the temperature, on states (B, D)."""
+def _update_actor(
+    agent: SAC, state: jax.Array, expert: jax.Array, is_expert: jax.Array | None, key: jax.Array
+) -> tuple[SAC, dict[str, jax.Array]]:
+    """One update of the actor, and one of the temperature, on states (B, D); ``expert`` (B, A) where ``is_expert``."""
     config = agent.config
+
+    def value_of(action: jax.Array) -> jax.Array:
+        q = nets.apply_ensemble(_critic(config), agent.critic.params, state, action)  # (N, B)
+        return jnp.min(q, axis=0) if config.actor_critics == "min" else jnp.mean(q, axis=0)
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
         action, log_prob = _draw(agent, params, state, key)
-        q = nets.apply_ensemble(_critic(config), agent.critic.params, state, action)  # (N, B)
-        q = jnp.min(q, axis=0) if config.actor_critics == "min" else jnp.mean(q, axis=0)
-        return losses.actor_loss(log_prob, q, jnp.exp(agent.temperature.params)), log_prob
+        q = value_of(action)
+        value = losses.actor_loss(log_prob, q, jnp.exp(agent.temperature.params))
+        if config.cloning_weight > 0.0 and is_expert is not None:
+            value += config.cloning_weight * losses.filtered_cloning_loss(
+                action, expert, q, value_of(expert), is_expert
+            )
+        return value, log_prob
 
     (value, log_prob), grads = jax.value_and_grad(loss, has_aux=True)(agent.actor.params)
     target_entropy = -agent.action_dim / 2 if config.target_entropy is None else config.target_entropy

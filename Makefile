@@ -1,0 +1,64 @@
+# Every target makes its own virtual environment in .venv and installs what it needs. `make help` lists them.
+PYTHON ?= python3
+SEED ?= 0
+ARM ?= panda
+TASK ?= peg_insert
+STEPS ?= 5000
+OUT ?= runs/demo-$(TASK)-$(ARM)-seed$(SEED)-$(shell date +%Y%m%d-%H%M%S)
+
+VENV := .venv
+BIN := $(VENV)/bin
+GL_PACKAGES := libegl1 libegl-mesa0 libosmesa6 libgl1 libgles2
+export MUJOCO_GL ?= egl
+
+.PHONY: help demo test lint format bench clean gl
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.base gl  ## train a policy on the twin, draw its curve and film it (TASK, ARM, SEED, STEPS, OUT)
+	$(BIN)/robot-rl train --task $(TASK) --arm $(ARM) --agent rlpd --steps $(STEPS) --seed $(SEED) --out $(OUT)
+	$(BIN)/robot-rl plot $(OUT) --out $(OUT)/curve.png
+	$(BIN)/robot-rl video $(OUT) --out $(OUT)/policy.mp4
+	@echo "Look at $(OUT)/curve.png and $(OUT)/policy.mp4; the checkpoint is in $(OUT)/checkpoints."
+
+test: lint gl  ## what CI runs: lint, types and every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff rewrite the files
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev gl  ## speed of twin and learner, one JSON line each
+	$(BIN)/robot-rl bench
+
+clean:  ## remove the virtual environment and caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("robot-rl needs Python 3.11 or newer; this is %d.%d. Set PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.base: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+# PyTorch comes first and pinned: a resolver left to choose would fetch gigabytes of CUDA.
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.base
+
+# Software rendering. Training needs none of it; videos and their tests do.
+gl:
+	@if ldconfig -p 2>/dev/null | grep -q libEGL.so.1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(GL_PACKAGES) >/dev/null; \
+	else echo "No libEGL found: videos will fail until you run: sudo apt-get install $(GL_PACKAGES)"; fi
