@@ -3,7 +3,7 @@ PYTHON ?= python3
 SEED ?= 0
 ARM ?= panda
 TASK ?= peg_insert
-STEPS ?= 5000
+STEPS ?= 12000
 OUT ?= runs/demo-$(TASK)-$(ARM)-seed$(SEED)-$(shell date +%Y%m%d-%H%M%S)
 
 VENV := .venv
@@ -36,7 +36,7 @@ format: $(VENV)/.dev  ## let ruff rewrite the files
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev gl  ## speed of twin and learner, one JSON line each
-	$(BIN)/robot-rl bench
+	$(BIN)/robot-rl bench env learner
 
 clean:  ## remove the virtual environment and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from controllers.jit import kernel
 from robot_rl.config import check, number
-from robot_rl.geometry import quat_conjugate, quat_multiply, quat_to_rotvec, rotation_between, rotvec_to_quat
+from robot_rl.geometry import quat_multiply, quat_normalize, rotation_between, rotvec_to_quat
 from robot_rl.types import Arm, ArmCommand, ArmLimits, ArmState, Bounds, Start
 
 Array = NDArray[np.float64]
@@ -67,6 +67,7 @@ class GuardMemory(NamedTuple):
     pos_m: Array  # (3,) reference the law is given
     quat_xyzw: Array  # (4,)
     stiffness: Array  # (6,)
+    gripper: Array  # (1,)
     fault: NDArray[np.int64]  # (1,)
     clips: NDArray[np.int64]  # (5,) ticks in which each clip acted
 
@@ -121,19 +122,32 @@ def make_memory(state: ArmState, stiffness: Array) -> GuardMemory:
         pos_m=np.zeros(3),
         quat_xyzw=np.zeros(4),
         stiffness=np.asarray(stiffness, np.float64).copy(),
+        gripper=np.zeros(1),
         fault=np.zeros(1, np.int64),
         clips=np.zeros(len(CLIPS), np.int64),
     )
     hold_here(memory, state)
-    memory.fault[0] = NO_FAULT
     return memory
 
 
+def is_finite(state: ArmState) -> bool:
+    """Whether every measured number is one."""
+    arrays = (state.q_rad, state.dq_radps, state.tcp_pos_m, state.tcp_quat_xyzw, state.tcp_wrench)
+    return all(bool(np.isfinite(array).all()) for array in arrays) and math.isfinite(state.gripper)
+
+
 def hold_here(memory: GuardMemory, state: ArmState) -> None:
-    """Forget the command and take the measured pose as the reference."""
+    """Forget the command and take the measured pose as the reference. Raises ValueError where it is not finite."""
+    if not is_finite(state):
+        raise ValueError(f"the arm measures no numbers (tcp at {state.tcp_pos_m.tolist()}): there is no pose to hold")
     memory.pos_m[:] = memory.target_pos_m[:] = state.tcp_pos_m
     memory.quat_xyzw[:] = memory.target_quat_xyzw[:] = state.tcp_quat_xyzw
-    memory.target_gripper[0] = state.gripper
+    memory.gripper[0] = memory.target_gripper[0] = state.gripper
+    drop_command(memory)
+
+
+def drop_command(memory: GuardMemory) -> None:
+    """End the lease: from the next tick on the reference stands still."""
     memory.age_s[0], memory.valid_s[0] = 0.0, 0.0
 
 
@@ -147,7 +161,7 @@ def take_command(memory: GuardMemory, command: ArmCommand, stiffness: Array) -> 
     ):
         if np.shape(value) != (size,):
             raise ValueError(f"ArmCommand.{name} has shape {np.shape(value)}: give ({size},)")
-        if not np.all(np.isfinite(value)):
+        if not math.isfinite(float(np.sum(value))):  # any NaN or infinity leaves its mark on the sum
             raise ValueError(f"ArmCommand.{name} is {np.asarray(value).tolist()}: every number has to be finite")
     norm = math.sqrt(float(np.dot(command.tcp_quat_xyzw, command.tcp_quat_xyzw)))
     if abs(norm - 1.0) > 1e-3:
@@ -208,29 +222,22 @@ def find_fault(
 
 
 @kernel
-def _step_position(limits: GuardLimits, memory: GuardMemory, pos_m: Array, dt_s: float) -> None:
-    """Move the reference position towards the target: box, then speed, then a leash of ``force_n`` to the arm."""
+def _step_position(limits: GuardLimits, memory: GuardMemory, dt_s: float) -> None:
+    """Move the reference position towards the target: into the box, no faster than the speed limit."""
     goal = memory.target_pos_m.copy()
     if _clip_each(goal, limits.box_lower_m, limits.box_upper_m):
         memory.clips[BOX] += 1
     step = goal - memory.pos_m
     if _shorten(step, limits.speed_mps * dt_s):
         memory.clips[SPEED] += 1
-    spring = np.empty(3)
     for i in range(3):
         memory.pos_m[i] += step[i]
-        spring[i] = memory.stiffness[i] * (memory.pos_m[i] - pos_m[i])
-    force = math.sqrt(spring[0] ** 2 + spring[1] ** 2 + spring[2] ** 2)
-    if force > limits.force_n:
-        scale = limits.force_n / force
-        for i in range(3):
-            memory.pos_m[i] = pos_m[i] + scale * (memory.pos_m[i] - pos_m[i])
-        memory.clips[FORCE] += 1
 
 
 @kernel
-def _step_rotation(limits: GuardLimits, memory: GuardMemory, quat_xyzw: Array, dt_s: float) -> None:
-    """The same for the orientation: box about its centre, speed, leash of ``torque_nm``."""
+def _step_rotation(limits: GuardLimits, memory: GuardMemory, dt_s: float) -> None:
+    """The same for the orientation. The target is clipped, each axis of its rotation vector from the box's centre; the
+    shortest way to it may bulge out of the box by some thousandths of a radian."""
     away = rotation_between(memory.target_quat_xyzw, limits.box_quat_xyzw)
     goal = memory.target_quat_xyzw
     if _clip_each(away, -limits.box_rot_rad, limits.box_rot_rad):
@@ -239,8 +246,19 @@ def _step_rotation(limits: GuardLimits, memory: GuardMemory, quat_xyzw: Array, d
     step = rotation_between(goal, memory.quat_xyzw)
     if _shorten(step, limits.speed_radps * dt_s):
         memory.clips[SPEED] += 1
-    memory.quat_xyzw[:] = quat_multiply(rotvec_to_quat(step), memory.quat_xyzw)
-    lead = quat_to_rotvec(quat_multiply(memory.quat_xyzw, quat_conjugate(quat_xyzw)))
+    memory.quat_xyzw[:] = quat_normalize(quat_multiply(rotvec_to_quat(step), memory.quat_xyzw))
+
+
+@kernel
+def _leash(limits: GuardLimits, memory: GuardMemory, pos_m: Array, quat_xyzw: Array) -> None:
+    """Keep the reference so near the arm that the springs pull with at most ``force_n`` and ``torque_nm``."""
+    spring = memory.stiffness[:3] * (memory.pos_m - pos_m)
+    force = math.sqrt(spring[0] ** 2 + spring[1] ** 2 + spring[2] ** 2)
+    if force > limits.force_n:
+        for i in range(3):
+            memory.pos_m[i] = pos_m[i] + limits.force_n / force * (memory.pos_m[i] - pos_m[i])
+        memory.clips[FORCE] += 1
+    lead = rotation_between(memory.quat_xyzw, quat_xyzw)
     spring = memory.stiffness[3:] * lead
     moment = math.sqrt(spring[0] ** 2 + spring[1] ** 2 + spring[2] ** 2)
     if moment > limits.torque_nm:
@@ -248,9 +266,6 @@ def _step_rotation(limits: GuardLimits, memory: GuardMemory, quat_xyzw: Array, d
             lead[i] *= limits.torque_nm / moment
         memory.quat_xyzw[:] = quat_multiply(rotvec_to_quat(lead), quat_xyzw)
         memory.clips[FORCE] += 1
-    norm = math.sqrt(np.sum(memory.quat_xyzw * memory.quat_xyzw))
-    for i in range(4):  # keeps 1e9 ticks of products from drifting off the unit sphere
-        memory.quat_xyzw[i] /= norm
 
 
 @kernel
@@ -264,7 +279,11 @@ def guard_tick(
     wrench: Array,
     dt_s: float,
 ) -> None:
-    """One control tick: from what was measured and commanded to the reference in ``memory``."""
+    """One control tick: from what was measured and commanded to the reference in ``memory``.
+
+    Order: fault, finite check and trips, lease, box, speed, leash. A fault freezes the reference and the gripper; an
+    expired lease only lets the leash act, so that an arm pushed away gives way.
+    """
     if memory.fault[0] != NO_FAULT:
         return
     fault = find_fault(limits, q_rad, dq_radps, pos_m, quat_xyzw, wrench)
@@ -276,18 +295,21 @@ def guard_tick(
         return
     for i in range(6):
         memory.stiffness[i] = min(memory.target_stiffness[i], limits.stiffness_max[i])
+    memory.gripper[0] = memory.target_gripper[0]
     if memory.age_s[0] >= memory.valid_s[0]:
         memory.clips[LEASE] += 1
-        memory.target_pos_m[:] = memory.pos_m
-        memory.target_quat_xyzw[:] = memory.quat_xyzw
-    memory.age_s[0] += dt_s
-    _step_position(limits, memory, pos_m, dt_s)
-    _step_rotation(limits, memory, quat_xyzw, dt_s)
+    else:
+        memory.age_s[0] += dt_s
+        _step_position(limits, memory, dt_s)
+        _step_rotation(limits, memory, dt_s)
+    _leash(limits, memory, pos_m, quat_xyzw)
 
 
 @runtime_checkable
 class LockstepArm(Protocol):
     """An arm that runs guard and law inside its own ticks: a twin."""
+
+    control_hz: float
 
     def wait_guarded(self, limits: GuardLimits, memory: GuardMemory, dt_s: float) -> ArmState: ...
     def place(self, start: Start) -> ArmState: ...
@@ -302,8 +324,13 @@ class GuardedArm:
 
     def __init__(self, arm: Arm, bounds: Bounds, config: Config | None = None) -> None:
         self._arm = arm
+        self._twin = arm if isinstance(arm, LockstepArm) else None
         self._config = config or Config()
         self.limits = arm.limits
+        if self._twin is not None and not math.isclose(self._twin.control_hz, self._config.control_hz):
+            raise ValueError(
+                f"control_hz = {self._config.control_hz:g}: this arm steps in lock-step at {self._twin.control_hz:g} Hz"
+            )
         self._guard = make_limits(bounds, arm.limits, self._config)
         self.default_stiffness = arm.default_stiffness
         self._memory = make_memory(arm.read(), self.default_stiffness)
@@ -323,17 +350,16 @@ class GuardedArm:
 
     def command(self, command: ArmCommand) -> None:
         """Begin a new lease; raises ValueError on what is not finite, misshapen or beyond this arm."""
-        for name in self.limits.cannot:
-            if name == "stiffness" and command.stiffness is not None:
-                raise ValueError("ArmCommand.stiffness: this arm cannot change its stiffness; leave it None")
+        if command.stiffness is not None and "stiffness" in self.limits.cannot:
+            raise ValueError("ArmCommand.stiffness: this arm cannot change its stiffness; leave it None")
         take_command(self._memory, command, self.default_stiffness)
 
     def wait(self, dt_s: float) -> ArmState:
         """Let ``dt_s`` pass under guard. A fault holds the arm; it does not raise."""
-        if isinstance(self._arm, LockstepArm):
-            return self._arm.wait_guarded(self._guard, self._memory, dt_s)
+        if self._twin is not None:
+            return self._twin.wait_guarded(self._guard, self._memory, dt_s)
         period_s = 1.0 / self._config.control_hz
-        state = self._arm.read()
+        state, elapsed_s = self._arm.read(), period_s
         for _ in range(round(dt_s / period_s)):
             guard_tick(
                 self._guard,
@@ -343,33 +369,38 @@ class GuardedArm:
                 state.tcp_pos_m,
                 state.tcp_quat_xyzw,
                 state.tcp_wrench,
-                period_s,
+                elapsed_s,
             )
             self._arm.command(
                 ArmCommand(
                     self._memory.pos_m.copy(),
                     self._memory.quat_xyzw.copy(),
-                    float(self._memory.target_gripper[0]),
+                    float(self._memory.gripper[0]),
                     None if "stiffness" in self.limits.cannot else self._memory.stiffness.copy(),
                 )
             )
-            state = self._arm.wait(period_s)
+            begun_s, state = state.t_s, self._arm.wait(period_s)
+            elapsed_s = max(state.t_s - begun_s, period_s)  # a late loop ages the lease by what has really passed
         return state
 
     def stop(self) -> None:
+        """Stop the arm and end the lease. Not latched: the next command moves it again."""
         self._arm.stop()
-        hold_here(self._memory, self._arm.read())
+        drop_command(self._memory)
 
     def clear_fault(self) -> None:
-        """A person's word that the cause is gone: hold at the measured pose and take commands again."""
+        """A person's word that the cause is gone: hold at the measured pose and take commands again.
+
+        Raises ValueError, and stays in the fault, while the arm measures what is not finite.
+        """
         hold_here(self._memory, self._arm.read())
         self._memory.fault[0] = NO_FAULT
 
     def place(self, start: Start) -> ArmState:
         """Twins only: put the world into ``start``. It is a new world, so the guard starts anew with it."""
-        if not isinstance(self._arm, LockstepArm):
+        if self._twin is None:
             raise TypeError(f"{type(self._arm).__name__} is no twin: a real world cannot be put into a state")
-        state = self._arm.place(start)
+        state = self._twin.place(start)
         self._memory = make_memory(state, self.default_stiffness)
         return state
 

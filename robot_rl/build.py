@@ -64,6 +64,7 @@ def make_env(
     guard = importlib.import_module("controllers.guard")
     built = find("tasks", task).make(configs["task"])
     twin = find(WORLDS[world], arm).make(configs["arm"], built.scene)
+    twin.ticks(1.0 / built.control_hz)  # a rate the twin cannot keep is refused before anything is written
     guarded = guard.GuardedArm(twin, built.bounds, configs["guard"])
     env: gymnasium.Env[Any, Any] = ArmEnv(built, guarded, twin.readings, guarded.place, twin.render, render_mode)
     return GoalView(env) if goal else env

@@ -172,8 +172,8 @@ class Video:
 class Bench:
     """Run the repository's benchmarks; each prints one JSON line."""
 
-    names: Positional[tuple[str, ...]] = ()
-    """such as env learner (default: all)"""
+    names: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(default: the quick ones, env learner)")] = ()
+    """such as sample_efficiency, which trains for a long time"""
 
     def execute(self) -> int:
         from robot_rl.commands import bench

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from robot_rl import cli
     from robot_rl.run import Run
 
+QUICK_BENCHMARKS = ("env", "learner")  # what `robot-rl bench` runs unasked; others may train for hours
+
 
 def train(command: cli.Train) -> int:
     """``robot-rl train``: prints the summary as one JSON object."""
@@ -187,7 +189,7 @@ def video(command: cli.Video) -> int:
 
 
 def bench(names: Sequence[str]) -> int:
-    """``robot-rl bench``: the scripts of benchmarks/, whose JSON lines go to stdout."""
+    """``robot-rl bench``: scripts of benchmarks/, the quick ones unless named; their JSON lines go to stdout."""
     folder = Path(__file__).resolve().parents[1] / "benchmarks"
     scripts = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")}
     if not scripts:
@@ -196,7 +198,7 @@ def bench(names: Sequence[str]) -> int:
         if name not in scripts:
             raise LookupError(nearest("benchmark", name, scripts))
     status = 0
-    for name in names or scripts:
+    for name in names or QUICK_BENCHMARKS:
         _say(f"benchmark {name}")
         status = subprocess.run([sys.executable, str(scripts[name])]).returncode or status
     return status

@@ -67,10 +67,12 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.arm.command(self.task.command(action, self._state))
         self._state = self.arm.wait(1.0 / self.task.control_hz)
         self._steps += 1
-        previous, self._obs = self._obs, self.task.observe(self._state, self._readings(), self._origin)
+        fault = self.arm.fault
+        previous, seen = self._obs, self.task.observe(self._state, self._readings(), self._origin)
+        # A measurement that is not finite has tripped the guard and ends the episode; what was seen before it stands.
+        self._obs = seen if all(np.isfinite(value).all() for value in seen.values()) else previous
         terms = self.task.reward(previous, action, self._obs)
         success = self.task.success(self._obs)
-        fault = self.arm.fault
         truncated = not success and (self._steps >= self.task.max_steps or fault != "")
         info = {"success": success, "reward_terms": terms, "fault": fault, "clips": self.arm.clips}
         return self._public(self._obs), float(sum(terms.values())), success, truncated, info
@@ -104,7 +106,7 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def _public(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What an agent may see, inside the bounds of the observation space."""
         return {
-            key: np.clip(obs[key], low, high).astype(np.float32) if low.dtype != np.uint8 else obs[key]
+            key: obs[key] if low.dtype == np.uint8 else np.minimum(np.maximum(obs[key].astype(np.float32), low), high)
             for key, (low, high) in self._limits.items()
         }
 
@@ -112,9 +114,9 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 class GoalView(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray], np.ndarray]):
     """The GoalEnv convention of gymnasium-robotics over an ArmEnv whose task has a goal.
 
-    Observations are ``observation`` (all of the task's keys, sorted, in one vector), ``achieved_goal`` and
-    ``desired_goal``; ``compute_reward`` is the sparse reward of the task and takes batches, as hindsight relabelling
-    wants it.
+    Observations are ``observation`` (the task's keys, sorted, in one vector, without those that show the goal: a
+    relabelled transition must not show the old one), ``achieved_goal`` and ``desired_goal``. ``compute_reward`` is the
+    sparse reward of the task and takes batches, as hindsight relabelling wants it.
     """
 
     def __init__(self, env: gymnasium.Env[dict[str, np.ndarray], np.ndarray]) -> None:
@@ -124,7 +126,7 @@ class GoalView(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, dict[str, np
         if not hasattr(task, "goal"):
             raise ValueError(f"{type(task).__module__} has no goal: give a task with goal() and reached()")
         spaces = task.observation_space.spaces
-        self._keys = sorted(spaces)
+        self._keys = sorted(set(spaces) - set(task.goal_keys))
         goal = gymnasium.spaces.Box(-np.inf, np.inf, (task.goal_size,), np.float64)
         self.observation_space = gymnasium.spaces.Dict(  # type: ignore[assignment]
             {

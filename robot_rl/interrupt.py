@@ -18,14 +18,22 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """Inside ``with``: the first Ctrl-C (SIGINT) or SIGTERM is only noted, the second acts at once."""
+    """Inside ``with``: the first Ctrl-C (SIGINT) or SIGTERM is only noted, the second acts at once.
+
+    Calling it tells whether one was noted, and the first time also says so: a handler that prints while the program
+    prints would raise "reentrant call".
+    """
 
     def __init__(self, say: Callable[[str], None], after: str = "this episode") -> None:
         self.signum: int | None = None
         self._say, self._after = say, after
+        self._said = False
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
+        if self.signum is not None and not self._said:
+            self._said = True
+            self._say(f"Stopping after {self._after}; once more to stop at once.")
         return self.signum is not None
 
     def __enter__(self) -> Self:
@@ -41,4 +49,3 @@ class StopSignals:
         if self.signum is not None:
             raise KeyboardInterrupt
         self.signum = signum
-        self._say(f"Stopping after {self._after}; once more to stop at once.")

@@ -43,7 +43,8 @@ class MetricsLog:
             self._columns = _truncate(self._path, step_name, keep_steps)
         with disk_errors(self._path):
             self._file = open(self._path, "a" if keep_steps is not None else "x", newline="")  # noqa: SIM115
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_steps, flush_secs=20)
+        purge_step = None if keep_steps is None else keep_steps + 1  # the first one that is dropped
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step, flush_secs=20)
 
     def __enter__(self) -> Self:
         return self

@@ -78,11 +78,13 @@ def read_curve(folder: Path) -> Curve:
 
 
 def rolling_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of the last ``window`` values at each of them (fewer at the beginning)."""
-    total = np.cumsum(np.concatenate([[0.0], values]))
+    """Mean of the last ``window`` values at each of them (fewer at the beginning), leaving out NaN; NaN of nothing."""
+    known = np.isfinite(values)
+    total, count = (np.cumsum(np.concatenate([[0.0], part])) for part in (np.where(known, values, 0.0), known))
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - window, 0)
-    return (total[last] - total[first]) / (last - first)
+    counted = count[last] - count[first]
+    return np.where(counted > 0, total[last] - total[first], np.nan) / np.maximum(counted, 1)
 
 
 def band(rows: np.ndarray, rng: np.random.Generator, draws: int = 1000) -> tuple[np.ndarray, np.ndarray]:
@@ -92,14 +94,17 @@ def band(rows: np.ndarray, rng: np.random.Generator, draws: int = 1000) -> tuple
     return low, high
 
 
+def comparable(curves: Sequence[Curve]) -> Sequence[Curve]:
+    """All curves where they have steps in common, else the longest alone."""
+    first, last = max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
+    return curves if first < last else [max(curves, key=lambda curve: curve.steps[-1])]
+
+
 def on_grid(curves: Sequence[Curve], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (P,) that every curve has come to, and each curve's last value there (S, P)."""
-    first = max(curve.steps[0] for curve in curves)
-    last = min(curve.steps[-1] for curve in curves)
-    if len(curves) == 1 or last <= first:
-        curves = [max(curves, key=lambda curve: curve.steps[-1])]
+    """Steps (P,) that every one of the ``comparable`` curves has come to, and each one's last value there (S, P)."""
+    if len(curves) == 1:
         return curves[0].steps, getattr(curves[0], name)[None]
-    grid = np.linspace(first, last, _POINTS)
+    grid = np.linspace(max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves), _POINTS)
     rows = [getattr(curve, name)[np.searchsorted(curve.steps, grid, side="right") - 1] for curve in curves]
     return grid, np.stack(rows)
 
@@ -148,28 +153,33 @@ def _cycle(count: int) -> list[str]:
     return [COLORS[index % len(COLORS)] for index in range(count)]
 
 
-def _label(group: Sequence[Curve]) -> str:
-    seeds = f"{len(group)} seeds" if len(group) > 1 else f"seed {group[0].run.seed}"
-    finals = [curve.final_success for curve in group if curve.final_success is not None]
+def label(group: Sequence[Curve], shown: Sequence[Curve]) -> str:
+    """What the legend says of a group of which ``shown`` are drawn."""
+    seeds = f"{len(shown)} seeds" if len(shown) > 1 else f"seed {shown[0].run.seed}"
+    if len(shown) < len(group):
+        seeds += f", the longest of {len(group)}"
+    finals = [curve.final_success for curve in shown if curve.final_success is not None]
     final = f", evaluated {100 * np.mean(finals):.0f} %" if finals else ""
     return f"{group[0].group} ({seeds}{final})"
 
 
 def _draw(axis: Axes, group: Sequence[Curve], name: str, color: str) -> None:
     """The mean of a group and its band; an agent that learned offline has its evaluated success, a dashed line."""
-    label = _label(group)
     if group[0].run.offline:
         evaluated = [curve.final_success for curve in group if curve.final_success is not None]
         if name == "success" and evaluated:
-            axis.axhline(float(np.mean(evaluated)), color=color, linestyle=(0, (5, 3)), linewidth=1.6, label=label)
+            axis.axhline(
+                float(np.mean(evaluated)), color=color, linestyle=(0, (5, 3)), linewidth=1.6, label=label(group, group)
+            )
         return
-    steps, rows = on_grid(group, name)
+    shown = comparable(group)
+    steps, rows = on_grid(shown, name)
     if len(rows) > 1:
         low, high = band(rows, np.random.default_rng(0))
         axis.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
-    axis.plot(steps, rows.mean(axis=0), color=color, linewidth=1.8, label=label)
+    axis.plot(steps, rows.mean(axis=0), color=color, linewidth=1.8, label=label(group, shown))
     finals = [
-        (float(curve.steps[-1]), float(curve.final_success)) for curve in group if curve.final_success is not None
+        (float(curve.steps[-1]), float(curve.final_success)) for curve in shown if curve.final_success is not None
     ]
     if name == "success" and finals:
         x, y = np.mean(np.asarray(finals), axis=0)

@@ -19,6 +19,7 @@ A killed process therefore loses the episode it was writing and nothing else.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -58,7 +59,7 @@ class StoreInfo:
     world: str
     observation: Mapping[str, tuple[tuple[int, ...], str]]  # flat name -> shape, dtype
     action_dim: int
-    configs: Mapping[str, Any] = field(default_factory=dict)  # how the first episodes were made; not compared
+    configs: Mapping[str, Any] = field(default_factory=dict)  # by section, as JSON values; "task" is compared
 
     @classmethod
     def of(cls, env: gym.Env, task: str, arm: str, world: str, configs: Mapping[str, Any] | None = None) -> StoreInfo:
@@ -66,10 +67,17 @@ class StoreInfo:
         shape = env.action_space.shape or (1,)
         return cls(task, arm, world, fields_of(env.observation_space), int(shape[0]), configs or {})
 
-    def differences(self, other: StoreInfo, names: tuple[str, ...] = ("task", "observation", "action_dim")) -> str:
-        """Where ``other`` differs in ``names``, in words; empty where it does not."""
-        pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
-        return "; ".join(f"{name} is {theirs}, not {ours}" for name, ours, theirs in pairs if ours != theirs)
+    def difference(self, here: StoreInfo, same_robot: bool) -> str:
+        """The first field in which this store differs from ``here``, in words; empty where it does not.
+
+        The task, its config, observations and actions are compared; arm and world only where ``same_robot``.
+        """
+        names = ("task", *(("arm", "world") if same_robot else ()))
+        pairs = [(name, getattr(self, name), getattr(here, name)) for name in names]
+        mine, others = (json.loads(json.dumps(info.configs.get("task", {}))) for info in (self, here))
+        pairs += [(f"task.{name}", mine.get(name), others.get(name)) for name in {**mine, **others}]
+        pairs += [(name, getattr(self, name), getattr(here, name)) for name in ("observation", "action_dim")]
+        return next((f"{name} is {there!r} there, {here!r} here" for name, there, here in pairs if there != here), "")
 
 
 class EpisodeReader:
@@ -150,18 +158,22 @@ class EpisodeWriter:
     def __init__(self, path: Path | str, info: StoreInfo) -> None:
         """Raises BlockingIOError while another process writes, ValueError where the store holds other episodes."""
         self.path = Path(path)
-        if not self.path.exists():
+        self._made = not self.path.exists()
+        if self._made:
             _create(self.path, info)
-        reader = EpisodeReader(self.path)
-        if different := reader.info.differences(info):
-            raise ValueError(f"{self.path} holds other episodes ({different}): record into another folder")
+        if different := EpisodeReader(self.path).info.difference(info, same_robot=True):
+            raise ValueError(f"{self.path} holds other episodes ({different}): record into another folder (--out)")
         self._lock = FolderLock(self.path)
-        reader = EpisodeReader(self.path)  # again: somebody may have appended before the lock was ours
-        self.info, self.seeds = reader.info, [int(seed) for seed in reader.seeds]
-        self._rows = reader.rows
-        with disk_errors(self.path):
-            self._arrays = _open_arrays(self.path, self.info, "r+")
-            self._cut()
+        try:
+            reader = EpisodeReader(self.path)  # again: somebody may have appended before the lock was ours
+            self.info, self.seeds = reader.info, [int(seed) for seed in reader.seeds]
+            self._rows = reader.rows
+            with disk_errors(self.path):
+                self._arrays = _open_arrays(self.path, self.info, "r+")
+                self._cut()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __enter__(self) -> EpisodeWriter:
         return self
@@ -173,7 +185,10 @@ class EpisodeWriter:
         return len(self.seeds)
 
     def close(self) -> None:
-        """Let others write. May be called twice."""
+        """Let others write; a store that was made here and got no episode is removed. May be called twice."""
+        if self._made and not self.seeds:
+            shutil.rmtree(self.path)
+        self._made = False
         self._lock.release()
 
     def append(self, episode: Episode) -> None:

@@ -167,7 +167,7 @@ def _loop(session: Session, log: MetricsLog, progress: Progress, stop: StopSigna
     saved = evaluated = session.steps
     while session.steps < config.steps and not stop():
         started_s = time.monotonic()
-        row = _study(session) if run.offline else _play(session)
+        row = _study(session) if run.offline else _play(session, stop)
         _require_finite(row, session)
         counters.train_s += time.monotonic() - started_s
         env_rate, update_rate = rates[0].add(counters.env_steps), rates[1].add(counters.updates)
@@ -196,7 +196,7 @@ def _facts(session: Session, row: Mapping[str, Any], env_rate: float, update_rat
     return facts
 
 
-def _play(session: Session) -> dict[str, Any]:
+def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
     """One episode. What was learned before a step acts in it; its own transition is learned from in the next.
 
     JAX computes the update while the environment steps and the next batch is drawn.
@@ -210,6 +210,7 @@ def _play(session: Session) -> dict[str, Any]:
     total, length, faults = 0.0, 0, 0
     terminated = truncated = False
     while not (terminated or truncated):
+        stop()  # says at once that a signal was heard; the episode is played out all the same
         batch = _batch(session)
         if counters.env_steps < run.agent_config.start_steps and not len(session.demos):
             action = session.rng.uniform(-1.0, 1.0, session.replay.action_dim).astype(np.float32)
@@ -217,6 +218,7 @@ def _play(session: Session) -> dict[str, Any]:
             key = np.array([key_word, counters.env_steps], np.uint32)
             drawn, carry, _ = session.agent.act(encoded, carry, key, True)
             action = np.asarray(drawn, np.float32)
+            _require_finite({"action": float(action.sum())}, session)
         if batch is not None:
             session.agent, step_metrics = session.agent.update(batch)
             metrics.append(step_metrics)
@@ -282,8 +284,12 @@ def _check_demonstrations(run: Run, env: gym.Env) -> None:
         demonstrator_of(env)
         return
     reader = EpisodeReader(run.demos)
-    if differences := reader.info.differences(StoreInfo.of(env, run.task, run.arm, run.world)):
-        raise ValueError(f"--demos {run.demos} is not of this task ({differences}): record some, robot-rl demo record")
+    here = StoreInfo.of(env, run.task, run.arm, run.world, configs(run))
+    if different := reader.info.difference(here, same_robot=False):  # another arm may show how
+        raise ValueError(
+            f"--demos {run.demos} is not of this task ({different}): train with the settings it was recorded with, "
+            "or record some with these, robot-rl demo record"
+        )
     if not len(reader):
         raise ValueError(f"--demos {run.demos} holds no finished episode: record some, robot-rl demo record")
 
@@ -336,9 +342,17 @@ def save(session: Session) -> None:
 
 
 def _restore(session: Session, path: Path) -> None:
+    try:
+        checkpoint.load_metadata(path / "agent.ckpt")
+        session.replay.load(path / "replay.npz")
+    except (ValueError, FileNotFoundError) as error:
+        earlier = checkpoints(session.folder)[:-1]
+        raise ValueError(
+            f"{error}. If the checkpoint is damaged, delete the folder {path} and resume again: training then goes on "
+            f"from {earlier[-1] if earlier else 'its beginning'}"
+        ) from error
     metadata = check_metadata(session.run, path)
     session.agent = checkpoint.load(path / "agent.ckpt", session.agent)
-    session.replay.load(path / "replay.npz")
     session.rng.bit_generator.state = metadata["rng"]
     session.counters = Counters(**metadata["counters"])
 

@@ -86,14 +86,16 @@ class Bounds:
     trip_force_n: float = 200.0  # measured force above which the arm trips into a hold
 
     def __post_init__(self) -> None:
-        if np.any(np.asarray(self.box_lower_m) > np.asarray(self.box_upper_m)):
+        if not np.all(np.asarray(self.box_lower_m) <= np.asarray(self.box_upper_m)):  # so that NaN fails, too
             raise ValueError(
-                f"Bounds.box_lower_m {self.box_lower_m} is above box_upper_m {self.box_upper_m}: swap the two"
+                f"Bounds.box_lower_m {self.box_lower_m} is above box_upper_m {self.box_upper_m}: give lower <= upper"
             )
         for name in ("speed_mps", "speed_radps", "force_n", "torque_nm", "trip_force_n"):
             value = getattr(self, name)
             if not value >= 0.0:
                 raise ValueError(f"Bounds.{name} is {value}: give a number >= 0 (inf for no bound)")
+        if not abs(np.linalg.norm(self.box_quat_xyzw) - 1.0) < 1e-6:
+            raise ValueError(f"Bounds.box_quat_xyzw is {self.box_quat_xyzw}: give a unit quaternion")
         if not np.all(np.asarray(self.box_rot_rad) >= 0.0):
             raise ValueError(f"Bounds.box_rot_rad is {self.box_rot_rad}: give three angles >= 0 rad (inf for no bound)")
 
@@ -158,6 +160,7 @@ class Prop:
 class Scene:
     props: tuple[Prop, ...] = ()
     table_height_m: float | None = 0.0  # None: no table
+    locked_gripper: float | None = None  # the reading at which the fingers stay; None: the task moves them
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ class Start:
     """One drawn beginning of an episode."""
 
     tcp: Pose
-    gripper: float = 0.0
+    gripper: float = 0.0  # not read where the scene locks the fingers
     props: Mapping[str, Pose] = field(default_factory=dict)
 
 

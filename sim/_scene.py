@@ -7,6 +7,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+from robot_rl.geometry import quat_rotate
 from robot_rl.types import Geom, Prop, Scene
 
 SHAPES = {
@@ -15,6 +16,7 @@ SHAPES = {
     "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
     "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
 }
+FINGERS = ("finger1", "finger2")
 # Stiff contacts: 4 ms is four physics steps; the first penetration of 20 N stays well under 0.1 mm.
 SOLREF = (0.004, 1.0)
 SOLIMP = (0.95, 0.99, 0.0005, 0.5, 2.0)
@@ -29,7 +31,7 @@ def from_wxyz(quat_wxyz: np.ndarray) -> np.ndarray:
     return np.array([quat_wxyz[1], quat_wxyz[2], quat_wxyz[3], quat_wxyz[0]])
 
 
-def build(arm_xml: Path, scene: Scene, visual: bool) -> mujoco.MjModel:
+def build(arm_xml: Path, scene: Scene, finger_open_m: float, visual: bool) -> mujoco.MjModel:
     """Compile the arm with the scene around it; joints of the arm come first, free props last.
 
     Without ``visual`` the geoms that only look good are left out: a fifth of a physics step goes into moving them.
@@ -37,10 +39,24 @@ def build(arm_xml: Path, scene: Scene, visual: bool) -> mujoco.MjModel:
     """
     spec = mujoco.MjSpec.from_file(str(arm_xml))
     spec.compiler.discardvisual = not visual
+    # A diverged state has to reach the guard; MuJoCo would quietly start the world anew.
+    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+    if scene.locked_gripper is not None:
+        _lock_fingers(spec, (1.0 - scene.locked_gripper) * finger_open_m)
     _add_surroundings(spec, scene)
     for prop in scene.props:
         _add_prop(spec, prop)
     return spec.compile()
+
+
+def _lock_fingers(spec: mujoco.MjSpec, opening_m: float) -> None:
+    """Weld the fingers at an opening: two joints and their rack less to integrate where no task moves them."""
+    for element in (*spec.tendons, *spec.keys, *(spec.actuator(name) for name in FINGERS)):
+        spec.delete(element)
+    for index, name in enumerate(FINGERS, start=1):
+        body, joint = spec.body(name), spec.joint(f"finger_joint{index}")
+        body.pos = body.pos + opening_m * quat_rotate(from_wxyz(body.quat), np.asarray(joint.axis))
+        spec.delete(joint)
 
 
 def _add_surroundings(spec: mujoco.MjSpec, scene: Scene) -> None:
@@ -48,7 +64,7 @@ def _add_surroundings(spec: mujoco.MjSpec, scene: Scene) -> None:
     visual.headlight.ambient[:] = (0.35, 0.35, 0.35)
     visual.headlight.diffuse[:] = (0.45, 0.45, 0.45)
     visual.headlight.specular[:] = (0.1, 0.1, 0.1)
-    visual.quality.shadowsize = 1024
+    visual.quality.shadowsize = 2048
     visual.global_.offwidth, visual.global_.offheight = 1280, 960
     spec.add_texture(
         name="sky",
@@ -66,8 +82,8 @@ def _add_surroundings(spec: mujoco.MjSpec, scene: Scene) -> None:
         name="table",
         type=mujoco.mjtTexture.mjTEXTURE_2D,
         builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
-        rgb1=(0.80, 0.79, 0.76),
-        rgb2=(0.76, 0.75, 0.72),
+        rgb1=(0.97, 0.96, 0.94),
+        rgb2=(0.90, 0.89, 0.87),
         width=256,
         height=256,
     )
@@ -93,7 +109,7 @@ def _add_prop(spec: mujoco.MjSpec, prop: Prop) -> None:
     else:
         tcp = spec.site("tcp")
         body = tcp.parent.add_body(name=prop.name, pos=tcp.pos, quat=tcp.quat, gravcomp=1.0)
-        for name in ("hand", "finger1", "finger2"):
+        for name in ("hand", *FINGERS):
             spec.add_exclude(name=f"{prop.name}_{name}", bodyname1=name, bodyname2=prop.name)
     volume = sum(_volume(geom) for geom in prop.geoms if geom.collide)
     for index, geom in enumerate(prop.geoms):
@@ -114,7 +130,7 @@ def _add_geom(body: mujoco.MjsBody, name: str, geom: Geom, density: float) -> No
         friction=(geom.friction, 0.005, 0.0001),
         solref=SOLREF,
         solimp=SOLIMP,
-        condim=4,
+        condim=3,  # a hand's pads have priority and bring their torsional friction
     )
     if not geom.collide:
         added.contype, added.conaffinity, added.group = 0, 0, 2

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import glob
+import hashlib
 import math
 import os
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mujoco
@@ -19,9 +23,12 @@ from numba import types as nb
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from controllers.guard import NO_FAULT, NOT_FINITE, GuardLimits, GuardMemory, guard_tick
+from controllers import guard as guarding
+from controllers import impedance, jacobian, jit
+from controllers.guard import NOT_FINITE, GuardLimits, GuardMemory, guard_tick
 from controllers.impedance import Law, impedance_torque, limit_torque
 from controllers.jacobian import row_space, wrench_of
+from robot_rl import geometry
 from robot_rl.geometry import matrix_to_quat
 
 Array = NDArray[np.float64]
@@ -105,13 +112,12 @@ def run_ticks(
     law: Law,
     guard: GuardLimits,
     memory: GuardMemory,
-) -> float:
-    """Run control ticks; the return value is the largest contact force in N seen in them.
+) -> None:
+    """Run control ticks.
 
     Order within a tick: measure, guard, law, torque clip and rate limit, physics with the torque held.
     """
     dof = len(tick.tau_nm)
-    peak_n = 0.0
     for _ in range(ticks):
         step1(plant.model, plant.data)
         jac_site(plant.model, plant.data, plant.jac, plant.site)
@@ -119,8 +125,10 @@ def run_ticks(
         space = row_space(jac)
         sample = wrench_of(space, plant.constraint[:dof])
         for i in range(6):
-            tick.wrench[i] += plant.filter_share * (sample[i] - tick.wrench[i])
-        peak_n = max(peak_n, math.sqrt(tick.wrench[0] ** 2 + tick.wrench[1] ** 2 + tick.wrench[2] ** 2))
+            if math.isfinite(tick.wrench[i]):
+                tick.wrench[i] += plant.filter_share * (sample[i] - tick.wrench[i])
+            else:  # start anew: a filter would never forget
+                tick.wrench[i] = sample[i]
         q, dq = plant.qpos[:dof], plant.qvel[:dof]
         quat = matrix_to_quat(plant.site_mat)
         guard_tick(guard, memory, q, dq, plant.site_pos, quat, tick.wrench, dt_s)
@@ -142,11 +150,39 @@ def run_ticks(
             )
         tick.tau_nm[:] = limit_torque(wanted, tick.tau_nm, law, dt_s)
         plant.ctrl[:dof] = tick.tau_nm
-        if memory.fault[0] == NO_FAULT:
-            plant.ctrl[dof:] = (1.0 - memory.target_gripper[0]) * plant.finger_open_m
+        plant.ctrl[dof:] = (1.0 - memory.gripper[0]) * plant.finger_open_m
         step2(plant.model, plant.data)
     step1(plant.model, plant.data)  # positions, velocities and contacts of the state that is now
-    return peak_n
 
 
-run_ticks_compiled = numba.njit(cache=True, nogil=True)(run_ticks)
+def _cache_folder() -> str:
+    """Where compiled ticks are kept: a folder named by the lines that go into them.
+
+    numba's own check looks at this file alone; an edited guard would go on running as it was.
+    """
+    digest = hashlib.sha256()
+    for module in (sys.modules[__name__], guarding, impedance, jacobian, jit, geometry):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for parent in (home, Path(tempfile.gettempdir()) / f"robot-rl-{os.getuid()}"):
+        folder = parent / "robot-rl" / digest.hexdigest()[:16]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    raise OSError(f"neither {home} nor {tempfile.gettempdir()} can be written: set XDG_CACHE_HOME to a folder that can")
+
+
+def _compile() -> Any:
+    """``run_ticks`` compiled; numba takes the cache folder from its configuration at this very moment."""
+    config: Any = numba.config
+    before, config.CACHE_DIR = config.CACHE_DIR, _cache_folder()
+    try:
+        return numba.njit(cache=True, nogil=True)(run_ticks)
+    finally:
+        config.CACHE_DIR = before
+
+
+run_ticks_compiled = _compile()

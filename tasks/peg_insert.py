@@ -18,6 +18,7 @@ from robot_rl.types import ArmCommand, ArmState, Bounds, Demonstrator, Geom, Obs
 from tasks import _common as common
 
 PEG_HALF_M = 0.008  # half the side of the square
+GRIPPER = 0.8  # closed on the peg throughout
 PEG_BELOW_TCP_M = 0.04  # from the tcp to the tip
 BLOCK_HALF_M = 0.035
 FLOOR_M = 0.005  # thickness under the hole
@@ -38,11 +39,12 @@ class Config:
     start_spread_rad: float = number(0.1, 0.0, 0.3, "+- rad of the arm's start, per axis")
     friction: float = number(0.3, 0.0, 2.0, "Coulomb, peg and hole")
     seated_m: float = number(0.002, 1e-4, 0.01, "m from the bottom that counts as seated")
-    pose_noise_m: float = number(0.0, 0.0, 0.01, "standard deviation of the observed hole, m, drawn per episode")
     reward_kind: str = choice("sparse", ("sparse", "shaped"))
 
     def __post_init__(self) -> None:
         check(self)
+        if not self.seated_m + self.clearance_m < self.depth_m / 2:
+            raise ValueError(f"seated_m = {self.seated_m}: give less than half of depth_m, {self.depth_m}")
 
 
 def make(config: Config) -> PegInsert:
@@ -50,14 +52,15 @@ def make(config: Config) -> PegInsert:
 
 
 class PegInsert:
-    """Success: the peg's tip within ``seated_m`` of the bottom of the hole, read from the twin."""
+    """Success: the peg's tip within ``seated_m + clearance_m`` of the middle of the hole's bottom, in the twin."""
 
     goal_size = 6
+    goal_keys = ("goal", "goal_near")
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.control_hz, self.max_steps = config.control_hz, config.max_steps
-        self.scene = Scene((self._peg(), self._block()))
+        self.scene = Scene((self._peg(), self._block()), locked_gripper=GRIPPER)
         top = FLOOR_M + config.depth_m
         self.bounds = Bounds(
             box_lower_m=(BLOCK_M[0] - 0.1, BLOCK_M[1] - 0.1, PEG_BELOW_TCP_M),
@@ -114,7 +117,7 @@ class PegInsert:
             BLOCK_M + above + common.draw(rng, (cfg.start_spread_m,) * 3),
             common.tool_down(common.draw(rng, (cfg.start_spread_rad,) * 3)),
         )
-        return Start(start, gripper=0.8, props={"hole": hole})
+        return Start(start, props={"hole": hole})
 
     def observe(self, state: ArmState, readings: Mapping[str, np.ndarray], origin: ArmState) -> Obs:
         seat = _seat(readings["prop/hole"])
@@ -132,7 +135,7 @@ class PegInsert:
 
     def command(self, action: np.ndarray, state: ArmState) -> ArmCommand:
         pos_m, quat_xyzw = common.moved(state, action, self.config.step_m, self.config.step_rad)
-        return ArmCommand(pos_m, quat_xyzw, gripper=0.8, valid_s=2.0 / self.control_hz)
+        return ArmCommand(pos_m, quat_xyzw, GRIPPER, valid_s=2.0 / self.control_hz)
 
     def reward(self, obs: Obs, action: np.ndarray, next_obs: Obs) -> dict[str, float]:
         terms = {"success": float(self.success(next_obs))}

@@ -42,9 +42,10 @@ def make(config: Config) -> PickPlace:
 
 
 class PickPlace:
-    """Success: the cube rests on the platform, within ``tolerance_m`` of its middle, and the gripper is open."""
+    """Success: the cube is on the platform, within ``tolerance_m`` of its middle, and the gripper is open."""
 
     goal_size = 4
+    goal_keys = ("goal",)
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -126,7 +127,7 @@ class PickPlace:
         return obs["sim/achieved"], obs["sim/desired"]
 
     def reached(self, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
-        """Whether cubes (..., 4) rest on the platform and are let go."""
+        """Whether cubes (..., 4) are at the height of the platform, central, and let go."""
         gap = np.abs(achieved - desired)
         central = np.linalg.norm(gap[..., :2], axis=-1) < self.config.tolerance_m
         return central & (gap[..., 2] < 0.004) & (achieved[..., 3] < OPEN)

@@ -14,6 +14,7 @@ from robot_rl.types import ArmCommand, ArmState, Bounds, Demonstrator, Geom, Obs
 from tasks import _common as common
 
 CENTRE_M = np.array([0.5, 0.0, 0.25])
+GRIPPER = 1.0  # closed throughout
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ class Reach:
     """Success: tcp within ``tolerance_m`` and ``tolerance_rad`` of the goal."""
 
     goal_size = 6
+    goal_keys = ("goal", "goal_near")
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.control_hz, self.max_steps = config.control_hz, config.max_steps
         marker = Geom("sphere", (0.012,), rgba=(0.9, 0.3, 0.2, 0.8), collide=False)
         needle = Geom("capsule", (0.003, 0.03), (0, 0, 0.03), rgba=(0.9, 0.3, 0.2, 0.8), collide=False)
-        self.scene = Scene((Prop("goal", "fixture", (marker, needle)),))
+        self.scene = Scene((Prop("goal", "fixture", (marker, needle)),), locked_gripper=GRIPPER)
         self.bounds = Bounds(
             box_lower_m=tuple(CENTRE_M - 0.2),
             box_upper_m=tuple(CENTRE_M + 0.2),
@@ -63,7 +65,7 @@ class Reach:
         spread_m, spread_rad = self.config.goal_spread_m, self.config.goal_spread_rad
         start = Pose(CENTRE_M + common.draw(rng, (0.05,) * 3), common.tool_down(common.draw(rng, (0.1,) * 3)))
         goal = Pose(CENTRE_M + common.draw(rng, (spread_m,) * 3), common.tool_down(common.draw(rng, (spread_rad,) * 3)))
-        return Start(start, gripper=1.0, props={"goal": goal})
+        return Start(start, props={"goal": goal})
 
     def observe(self, state: ArmState, readings: Mapping[str, np.ndarray], origin: ArmState) -> Obs:
         goal = Pose(readings["prop/goal"][:3], readings["prop/goal"][3:])
@@ -76,7 +78,7 @@ class Reach:
 
     def command(self, action: np.ndarray, state: ArmState) -> ArmCommand:
         pos_m, quat_xyzw = common.moved(state, action, self.config.step_m, self.config.step_rad)
-        return ArmCommand(pos_m, quat_xyzw, gripper=1.0, valid_s=2.0 / self.control_hz)
+        return ArmCommand(pos_m, quat_xyzw, GRIPPER, valid_s=2.0 / self.control_hz)
 
     def reward(self, obs: Obs, action: np.ndarray, next_obs: Obs) -> dict[str, float]:
         terms = {"success": float(self.success(next_obs))}

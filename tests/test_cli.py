@@ -74,6 +74,9 @@ def test_tasks_lists_every_plugin_with_what_it_says_of_itself(capsys: pytest.Cap
         (["--task", "reach", "--set", "task.max_steps=soon"], ["max_steps = 'soon'", "an integer"]),
         (["--task", "reach", "--steps", "0"], ["steps = 0"]),
         (["--gym", "Pendulm-v1", "--agent", "sac"], ["Pendulum-v1"]),
+        (["--gym", "foo bar", "--agent", "sac"], ["'foo bar'", "Malformed environment ID"]),
+        (["--gym", "a:b:c", "--agent", "sac"], ["'a:b:c'", "package:Name-v0"]),
+        (["--gym", "robot_rl/Peg-v0", "--agent", "sac"], ["robot_rl/PegInsert-v0"]),
         (["--gym", "not_there:Tiny-v0", "--agent", "sac"], ["not_there", "not installed"]),
         (["--task", "reach", "--gym", "Pendulum-v1"], ["give either --task"]),
         ([], ["give either --task"]),
@@ -182,7 +185,9 @@ def test_demonstrations_of_a_task_are_recorded_and_added_to(tmp_path: Path, caps
     about = json.loads(capsys.readouterr().out)
     assert (about["task"], about["episodes"], about["successes"]) == ("reach", 3, 3)
     assert cli.main(["demo", "record", "--task", "pick_place", "--out", str(path), "--episodes", "1"]) == 2
-    assert "holds other episodes (task is pick_place, not reach" in capsys.readouterr().err
+    assert "holds other episodes (task is 'reach' there, 'pick_place' here" in capsys.readouterr().err
+    assert cli.main([*record, "--episodes", "1", "--set", "task.max_steps=9"]) == 2
+    assert "task.max_steps is" in capsys.readouterr().err
     assert len(EpisodeReader(path)) == 3
 
 
@@ -248,3 +253,14 @@ def test_missing_gl_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_benchmark_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "learnr"]) == 2
     assert "Did you mean 'learner'" in capsys.readouterr().err
+
+
+def test_only_the_quick_benchmarks_run_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def note(command: list[str]) -> subprocess.CompletedProcess[str]:
+        ran.append(Path(command[-1]).stem)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", note)
+    assert cli.main(["bench"]) == 0 and ran == ["env", "learner"]

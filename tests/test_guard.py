@@ -170,10 +170,70 @@ def test_a_command_the_arm_cannot_follow_is_refused():
 def test_bounds_looser_than_the_arm_are_refused():
     with pytest.raises(ValueError, match=r"speed_mps is 1\.5: this arm allows at most 1\.0"):
         make_limits(replace(BOUNDS, speed_mps=1.5), LIMITS, Config())
-    with pytest.raises(ValueError, match="swap"):
+    with pytest.raises(ValueError, match="lower <= upper"):
         replace(BOUNDS, box_lower_m=(1.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="force_n"):
         replace(BOUNDS, force_n=math.nan)
+
+
+def test_an_expired_lease_outside_the_box_moves_nothing():
+    guard, arm = guarded()
+    away = HOME + [0.2, 0.0, 0.0]
+    arm.state = replace(arm.state, tcp_pos_m=away)
+    guard.clear_fault()
+    guard.wait(0.3)
+    np.testing.assert_array_equal(arm.given[-1].tcp_pos_m, away)
+
+
+def test_a_held_arm_that_is_pushed_gives_way():
+    """The leash follows the arm, so an expired lease never pulls with more than the force bound."""
+    guard, arm = guarded(force_n=10.0)
+    guard.wait(0.02)
+    arm.state = replace(arm.state, tcp_pos_m=HOME + [0.05, 0.0, 0.0])
+    count = len(arm.given)
+    guard.wait(0.01)
+    pull = arm.given[count].stiffness[:3] * (arm.given[count].tcp_pos_m - (HOME + [0.05, 0.0, 0.0]))
+    assert np.linalg.norm(pull) == pytest.approx(10.0, rel=1e-9)
+
+
+def test_a_fault_freezes_the_gripper():
+    guard, arm = guarded()
+    move(guard, gripper=0.3)
+    arm.state = replace(arm.state, tcp_wrench=np.array([0.0, 0.0, 101.0, 0.0, 0.0, 0.0]))
+    move(guard, gripper=1.0)
+    assert guard.fault == "contact force" and arm.given[-1].gripper == 0.3
+
+
+def test_a_late_loop_ages_the_lease_by_what_has_passed():
+    class Late(MockArm):
+        def wait(self, dt_s):
+            return super().wait(10 * dt_s)
+
+    arm = Late()
+    guard = GuardedArm(arm, BOUNDS, Config(control_hz=100.0))
+    guard.command(ArmCommand(HOME + [0.09, 0.0, 0.0], DOWN, valid_s=0.2))
+    guard.wait(0.1)  # ten ticks, a whole second late
+    assert guard.clips["lease"] >= 7
+
+
+def test_stop_and_clear_on_a_state_that_is_not_finite_command_nothing_of_it():
+    guard, arm = guarded()
+    arm.state = replace(arm.state, tcp_pos_m=np.full(3, np.nan))
+    guard.stop()
+    guard.wait(0.05)
+    assert guard.fault == "not finite"
+    np.testing.assert_array_equal(arm.given[-1].tcp_pos_m, HOME)
+    arm.state = replace(arm.state, tcp_pos_m=np.full(3, np.nan))
+    with pytest.raises(ValueError, match="no pose to hold"):
+        guard.clear_fault()
+    assert guard.fault == "not finite"
+
+
+def test_bounds_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="box_lower_m"):
+        replace(BOUNDS, box_lower_m=(math.nan, 0.0, 0.0))
+    with pytest.raises(ValueError, match="unit quaternion"):
+        replace(BOUNDS, box_quat_xyzw=(1.0, 1.0, 0.0, 0.0))
 
 
 def test_stop_forgets_the_command_and_may_be_called_twice():

@@ -35,6 +35,8 @@ def make_run(folder: Path, agent: str = "rlpd", seed: int = 0, episodes: int = 6
 def test_rolling_mean_against_numbers() -> None:
     np.testing.assert_allclose(plot.rolling_mean(np.array([1.0, 0.0, 1.0, 1.0, 0.0]), 2), [1, 0.5, 0.5, 1, 0.5])
     assert np.isnan(plot.rolling_mean(np.full(3, np.nan), 2)).all()
+    gap = plot.rolling_mean(np.array([np.nan, 1.0, np.nan, np.nan, 0.5]), 2)
+    np.testing.assert_array_equal(gap, [np.nan, 1.0, 1.0, np.nan, 0.5])
 
 
 def test_the_band_holds_the_mean_and_narrows_with_seeds() -> None:
@@ -57,6 +59,15 @@ def test_seeds_are_compared_at_steps_all_of_them_reached(tmp_path: Path) -> None
     for curve, row in zip(curves, rows, strict=True):
         for step, value in zip(grid, row, strict=True):
             assert value == curve.success[curve.steps <= step][-1]  # what was known at that step, and no later
+
+
+def test_seeds_without_a_step_in_common_are_not_counted_as_seeds(tmp_path: Path) -> None:
+    short, long = (plot.read_curve(make_run(tmp_path / f"{seed}", seed=seed)) for seed in range(2))
+    assert plot.label([short, long], plot.comparable([short, long])) == "Pendulum-v1 · rlpd (2 seeds, evaluated 90 %)"
+    apart = dataclasses.replace(long, steps=long.steps + short.steps[-1], final_success=0.5)
+    shown = plot.comparable([short, apart])
+    assert list(shown) == [apart]
+    assert plot.label([short, apart], shown) == "Pendulum-v1 · rlpd (seed 1, the longest of 2, evaluated 50 %)"
 
 
 def test_runs_are_grouped_by_task_arm_and_agent(tmp_path: Path) -> None:

@@ -160,12 +160,52 @@ def test_leftovers_behind_the_commit_are_cut(path: Path) -> None:
         StoreInfo("peg_insert", "panda", "sim", INFO.observation, 3),
         StoreInfo("reach", "panda", "sim", {"pose/xy": ((3,), "float64")}, 3),
         StoreInfo("reach", "panda", "sim", INFO.observation, 7),
+        StoreInfo("reach", "ur5e", "sim", INFO.observation, 3),
+        StoreInfo("reach", "panda", "real", INFO.observation, 3),
+        StoreInfo("reach", "panda", "sim", INFO.observation, 3, {"task": {"control_hz": 5.0}}),
     ],
 )
 def test_episodes_of_something_else_are_refused(path: Path, other: StoreInfo) -> None:
-    with pytest.raises(ValueError, match=r"holds other episodes .* record into another folder"):
+    with pytest.raises(ValueError, match=r"holds other episodes .* record into another folder \(--out\)"):
         EpisodeWriter(path, other)
     assert len(EpisodeReader(path)) == 3
+    EpisodeWriter(path, INFO).close()  # the refused one holds no lock
+
+
+def test_the_first_field_that_differs_is_named_with_both_values(tmp_path: Path) -> None:
+    def info(arm: str = "panda", **task: object) -> StoreInfo:
+        config = {"max_steps": 50, "size_m": (0.1, 0.2)} | task
+        return StoreInfo("reach", arm, "sim", INFO.observation, 3, {"task": config, "train": {"steps": len(task)}})
+
+    with EpisodeWriter(tmp_path / "demos.zarr", info()) as writer:
+        writer.append(make_episode(0))
+    stored = EpisodeReader(tmp_path / "demos.zarr").info
+    assert stored.difference(info(), same_robot=True) == ""  # tuples come back as lists, which is no difference
+    assert stored.difference(info(size_m=[0.1, 0.2]), same_robot=True) == ""  # and other sections may differ
+    assert stored.difference(info(max_steps=9, size_m=[0.1]), same_robot=True) == "task.max_steps is 50 there, 9 here"
+    assert stored.difference(info(new=1), same_robot=False) == "task.new is None there, 1 here"
+    assert stored.difference(info("ur5e"), same_robot=True) == "arm is 'panda' there, 'ur5e' here"
+    assert stored.difference(info("ur5e"), same_robot=False) == ""
+
+
+def test_a_store_that_got_no_episode_is_removed(tmp_path: Path, path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the expert broke"), EpisodeWriter(tmp_path / "new.zarr", INFO):
+        raise RuntimeError("the expert broke")
+    assert not (tmp_path / "new.zarr").exists()
+    with EpisodeWriter(path, INFO):
+        pass
+    assert len(EpisodeReader(path)) == 3
+
+
+def test_a_writer_that_cannot_open_gives_the_lock_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(writer: EpisodeWriter) -> None:
+        raise ValueError("damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeWriter, "_cut", broken)
+        with pytest.raises(ValueError, match="damaged"):
+            EpisodeWriter(path, INFO)
+    EpisodeWriter(path, INFO).close()
 
 
 @pytest.mark.parametrize(

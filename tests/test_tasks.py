@@ -153,6 +153,31 @@ def test_goal_view_rewards_agree_with_the_task(task):
     assert relabelled[-1] == 1.0
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_the_goal_views_observation_does_not_show_the_goal(task):
+    """Else a relabelled transition would show the old goal beside the new one."""
+    env = make_env(task, goal=True)
+    obs, _ = env.reset(seed=0)
+    arm_env = env.unwrapped
+    for key in arm_env.task.goal_keys:
+        arm_env._obs[key] = arm_env._obs[key] + 0.01
+    changed = env._view(arm_env._public(arm_env._obs))
+    np.testing.assert_array_equal(changed["observation"], obs["observation"])
+    assert all("goal" not in key for key in env._keys)
+
+
+def test_a_control_rate_the_twin_cannot_keep_is_refused_at_once():
+    with pytest.raises(ValueError, match="multiple"):
+        make_env("reach", settings=("task.control_hz=7",))
+    with pytest.raises(ValueError, match="lock-step"):
+        make_env("reach", settings=("guard.control_hz=500",))
+
+
+def test_a_seat_that_could_be_the_rim_is_refused():
+    with pytest.raises(ValueError, match="seated_m"):
+        make_env("peg_insert", settings=("task.depth_m=0.005", "task.seated_m=0.01"))
+
+
 def test_a_shaped_reward_is_an_option_and_changes_no_success():
     for task in TASKS:
         env = make_env(task, settings=("task.reward_kind=shaped",))

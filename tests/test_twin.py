@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from controllers.guard import GuardedArm
+from robot_rl.build import make_env
 from robot_rl.find import find, names
 from robot_rl.geometry import rotation_between, rotvec_to_quat
 from robot_rl.types import ArmCommand, Bounds, Geom, Pose, Prop, Scene, Start
@@ -132,17 +133,39 @@ def test_a_trip_holds_the_twin_until_it_is_cleared():
     assert guard.fault == ""
 
 
-def test_a_state_that_is_not_finite_lets_the_torque_go():
+@pytest.mark.parametrize("broken", ["qvel", "qpos", "wrench"])
+def test_a_state_that_is_not_finite_lets_the_torque_go(broken):
     """There is no pose to hold: torque ramps to zero at the rate limit, gravity compensation stays."""
     twin = make("panda")
     guard = GuardedArm(twin, BOUNDS)
     guard.place(start())
     guard.command(ArmCommand(HOME + [0.1, 0.0, 0.0], DOWN, valid_s=10.0))
     guard.wait(0.2)
-    twin._tick.wrench[0] = np.nan
+    {"qvel": twin._data.qvel, "qpos": twin._data.qpos, "wrench": twin._tick.wrench}[broken][0] = np.nan
     guard.wait(0.2)
+    if broken == "wrench":  # one bad sample: the filter starts anew, and what it measures next is a number
+        assert guard.fault == ""
+        return
     assert guard.fault == "not finite"
     assert np.abs(guard.read().tau_nm).max() == 0.0
+    with pytest.raises(ValueError, match="no pose to hold"):
+        guard.clear_fault()
+    assert guard.fault == "not finite"
+    guard.place(start())  # a new world
+    assert guard.fault == "" and np.isfinite(guard.wait(0.1).q_rad).all()
+
+
+def test_a_lost_measurement_ends_the_episode_with_the_last_good_observation():
+    env = make_env("reach")
+    env.reset(seed=0)
+    good, *_ = env.step(np.zeros(6))
+    env.unwrapped.arm._arm._data.qvel[2] = np.nan
+    obs, reward, terminated, truncated, info = env.step(np.ones(6))
+    assert info["fault"] == "not finite" and truncated and not terminated and reward == 0.0
+    for key in good:
+        np.testing.assert_array_equal(obs[key], good[key])
+    obs, _ = env.reset(seed=1)
+    assert all(np.isfinite(value).all() for value in obs.values())
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -42,7 +42,7 @@ class Config:
     cloning_weight: float = number(0.0, 0.0, 1000.0, "of demonstrations in the actor's loss where the critic agrees")
 
     init_temperature: float = number(0.1, 1e-6, 100.0, "alpha at the start, reward per nat")
-    target_entropy: float | None = number(None, -1000.0, 1000.0, "nat; none: -(action dimension) / 2")
+    target_entropy: float | None = number(None, -1000.0, 1000.0, "nat; none: -(action dimension)")
     actor_learning_rate: float = number(3e-4, 0.0, 1.0)
     critic_learning_rate: float = number(3e-4, 0.0, 1.0)
     temperature_learning_rate: float = number(3e-4, 0.0, 1.0)
@@ -202,7 +202,7 @@ def _update_actor(
         return value, log_prob
 
     (value, log_prob), grads = jax.value_and_grad(loss, has_aux=True)(agent.actor.params)
-    target_entropy = -agent.action_dim / 2 if config.target_entropy is None else config.target_entropy
+    target_entropy = -float(agent.action_dim) if config.target_entropy is None else config.target_entropy
     temperature_grad = jax.grad(losses.temperature_loss)(agent.temperature.params, log_prob, target_entropy)
     metrics = {
         "actor_loss": value,
