@@ -70,7 +70,8 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         fault = self.arm.fault
         previous, seen = self._obs, self.task.observe(self._state, self._readings(), self._origin)
         # A measurement that is not finite has tripped the guard and ends the episode; what was seen before it stands.
-        self._obs = seen if all(np.isfinite(value).all() for value in seen.values()) else previous
+        numbers = np.concatenate([value for value in seen.values() if value.dtype != np.uint8])
+        self._obs = seen if np.isfinite(numbers).all() else previous
         terms = self.task.reward(previous, action, self._obs)
         success = self.task.success(self._obs)
         truncated = not success and (self._steps >= self.task.max_steps or fault != "")
