@@ -8,6 +8,8 @@ OUT ?= runs/demo-$(TASK)-$(ARM)-seed$(SEED)-$(shell date +%Y%m%d-%H%M%S)
 
 VENV := .venv
 BIN := $(VENV)/bin
+# setuptools warns at every editable install, of nothing that a user could mend.
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
 GL_PACKAGES := libegl1 libegl-mesa0 libosmesa6 libgl1 libgles2
 export MUJOCO_GL ?= egl
 
@@ -44,16 +46,18 @@ clean:  ## remove the virtual environment and caches; runs/ stays
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("robot-rl needs Python 3.11 or newer; this is %d.%d. Set PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(INSTALL) --upgrade pip
 
 $(VENV)/.base: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable .
+	@echo "Installing into $(VENV), about a minute"
+	@$(INSTALL) --editable .
 	@touch $@
 
 # PyTorch comes first and pinned: a resolver left to choose would fetch gigabytes of CUDA.
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@echo "Installing into $(VENV), about two minutes"
+	@$(INSTALL) torch==2.13.0
+	@$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.base
 
 # Software rendering. Training needs none of it; videos and their tests do.
