@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
+
+from robot_rl.spaces import flat_boxes, flat_values
 
 Purpose = Literal["train", "eval", "demo"]
 _PURPOSES = {"train": 0, "eval": 1, "demo": 2}
@@ -93,28 +94,11 @@ def rollout(
     return episode, success
 
 
-def flatten(obs: Any, prefix: str = "") -> dict[str, np.ndarray]:
+def flatten(obs: Any) -> dict[str, np.ndarray]:
     """An observation under flat names; the arrays are copies, since an environment may reuse its own."""
-    if not isinstance(obs, Mapping):
-        return {prefix or _plain(np.asarray(obs)): np.array(obs)}
-    flat: dict[str, np.ndarray] = {}
-    for key, value in obs.items():
-        flat |= flatten(value, f"{prefix}/{key}" if prefix else str(key))
-    return flat
+    return {name: np.array(value) for name, value in flat_values(obs)}
 
 
-def fields_of(space: gym.Space, prefix: str = "") -> dict[str, tuple[tuple[int, ...], str]]:
+def fields_of(space: gym.Space) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of each flat name of an observation space; raises ValueError on a space without arrays."""
-    if isinstance(space, spaces.Dict):
-        fields: dict[str, tuple[tuple[int, ...], str]] = {}
-        for key, part in space.items():
-            fields |= fields_of(part, f"{prefix}/{key}" if prefix else str(key))
-        return fields
-    if not isinstance(space, spaces.Box):
-        raise ValueError(f"observation '{prefix or space}' is a {type(space).__name__} space: only Box and Dict work")
-    return {prefix or _plain(space): (space.shape, np.dtype(space.dtype).name)}
-
-
-def _plain(array: Any) -> str:
-    """What an observation without a name is called, as in ``spaces.Encoder``."""
-    return "image" if array.dtype == np.uint8 and len(array.shape) == 3 else "state"
+    return {name: (box.shape, np.dtype(box.dtype).name) for name, box in flat_boxes(space)}

@@ -10,17 +10,20 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` or leave it as it was; no partial file stays behind. Raises OSError."""
-    path = Path(path)
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that replaces ``path`` at the end, or leaves it as it was; no partial file stays behind.
+
+    Raises OSError, in words that help, where the disk is full or ``path`` forbidden.
+    """
     with disk_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp makes files that only their owner may read
                 os.fsync(file.fileno())
@@ -29,6 +32,12 @@ def write_atomic(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` at once or not at all; raises as ``atomic_file`` does."""
+    with atomic_file(Path(path)) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:

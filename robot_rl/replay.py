@@ -9,8 +9,6 @@ segment, the newest of each actor, a gap) is it kept aside. So no sample ever jo
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from robot_rl.files import disk_errors, sync_folder
+from robot_rl.files import atomic_file
 from robot_rl.types import Transition
 
 _ASIDE = -1  # no later slot holds the next image
@@ -141,19 +139,8 @@ class ReplayBuffer:
             arrays[f"aside/{name}"] = np.stack(images) if images else np.zeros((0,), np.uint8)
         arrays["layout"] = np.array(json.dumps(self._layout()))
         arrays["slot"] = np.array(self._slot)
-        path = Path(path)
-        with disk_errors(path):
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "wb") as file:  # not write_atomic: a second copy of the images is too much
-                    np.savez(file, allow_pickle=False, **arrays)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-            sync_folder(path.parent)
+        with atomic_file(Path(path)) as file:  # not write_atomic: a second copy of the images is too much
+            np.savez(file, allow_pickle=False, **arrays)
 
     def load(self, path: str | Path) -> None:
         """Take over what ``save`` wrote; afterwards this buffer goes on exactly as that one would have.

@@ -34,7 +34,7 @@ class Encoder:
     @classmethod
     def from_space(cls, space: spaces.Space) -> Encoder:
         """Raises ValueError, naming the key, for a space that is neither a Box nor a Dict of supported spaces."""
-        boxes = dict(sorted(_flatten_space(space, "")))
+        boxes = dict(sorted(flat_boxes(space, hide=_HIDDEN)))
         images = {name: box for name, box in boxes.items() if _is_image(box)}
         vectors = {name: box for name, box in boxes.items() if name not in images}
         if STATE in images:
@@ -62,7 +62,7 @@ class Encoder:
 
     def encode(self, obs: Any) -> dict[str, np.ndarray]:
         """One observation. Raises ValueError on a missing key, another shape, or a number that is not finite."""
-        flat = dict(_flatten_obs(obs, ""))
+        flat = dict(flat_values(obs))
         encoded = {name: _array(flat, name, shape) for name, shape in self.images}
         if self.vectors:
             parts = [_array(flat, name, shape).ravel() for name, shape in self.vectors]
@@ -97,18 +97,16 @@ def action_size(space: spaces.Space) -> int:
     return int(space.shape[0])
 
 
-def _is_image(box: spaces.Box) -> bool:
-    return box.dtype == np.uint8 and len(box.shape) == 3
-
-
-def _flatten_space(space: spaces.Space, name: str) -> Iterator[tuple[str, spaces.Box]]:
-    if name.startswith(_HIDDEN):
+def flat_boxes(space: spaces.Space, name: str = "", hide: str | None = None) -> Iterator[tuple[str, spaces.Box]]:
+    """Every Box of a space under its flat name: nested Dicts join their keys with "/", a lone Box is ``state`` or
+    ``image``. Names that start with ``hide`` are left out. Raises ValueError, naming the key, for any other space."""
+    if hide is not None and name.startswith(hide):
         return
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
-            yield from _flatten_space(part, f"{name}/{key}" if name else key)
+            yield from flat_boxes(part, f"{name}/{key}" if name else str(key), hide)
     elif isinstance(space, spaces.Box):
-        yield name or ("image" if _is_image(space) else STATE), space
+        yield name or _nameless(space), space
     else:
         raise ValueError(
             f"observation '{name or space}' is a {type(space).__name__} space: only Box and Dict are supported; "
@@ -116,13 +114,21 @@ def _flatten_space(space: spaces.Space, name: str) -> Iterator[tuple[str, spaces
         )
 
 
-def _flatten_obs(obs: Any, name: str) -> Iterator[tuple[str, Any]]:
+def flat_values(obs: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every array of an observation under the name that ``flat_boxes`` gives its Box."""
     if isinstance(obs, Mapping):
         for key, part in obs.items():
-            yield from _flatten_obs(part, f"{name}/{key}" if name else key)
+            yield from flat_values(part, f"{name}/{key}" if name else str(key))
     else:
-        is_image = isinstance(obs, np.ndarray) and obs.dtype == np.uint8 and obs.ndim == 3
-        yield name or ("image" if is_image else STATE), obs
+        yield name or _nameless(np.asarray(obs)), obs
+
+
+def _is_image(box: spaces.Box | np.ndarray) -> bool:
+    return box.dtype == np.uint8 and len(box.shape) == 3
+
+
+def _nameless(box: spaces.Box | np.ndarray) -> str:
+    return "image" if _is_image(box) else STATE
 
 
 def _array(flat: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
