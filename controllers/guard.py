@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from controllers.jit import kernel
 from robot_rl.config import check, number
 from robot_rl.geometry import quat_multiply, quat_normalize, rotation_between, rotvec_to_quat
-from robot_rl.types import Arm, ArmCommand, ArmLimits, ArmState, Bounds, Start
+from robot_rl.types import ArmCommand, ArmLimits, ArmState, Bounds
 
 Array = NDArray[np.float64]
 
@@ -26,8 +26,8 @@ Array = NDArray[np.float64]
 CLIPS = ("box", "rotation", "speed", "force", "lease")
 BOX, ROTATION, SPEED, FORCE, LEASE = range(5)
 # Why it tripped; 0 is no fault.
-FAULTS = ("", "not finite", "joint speed", "contact force")
-NO_FAULT, NOT_FINITE, JOINT_SPEED, CONTACT_FORCE = range(4)
+FAULTS = ("", "not finite", "joint speed", "contact force", "energy depleted")
+NO_FAULT, NOT_FINITE, JOINT_SPEED, CONTACT_FORCE, ENERGY = range(5)
 
 
 @dataclass(frozen=True)
@@ -303,106 +303,3 @@ def guard_tick(
         _step_position(limits, memory, dt_s)
         _step_rotation(limits, memory, dt_s)
     _leash(limits, memory, pos_m, quat_xyzw)
-
-
-@runtime_checkable
-class LockstepArm(Protocol):
-    """An arm that runs guard and law inside its own ticks: a twin."""
-
-    control_hz: float
-
-    def wait_guarded(self, limits: GuardLimits, memory: GuardMemory, dt_s: float) -> ArmState: ...
-    def place(self, start: Start) -> ArmState: ...
-
-
-class GuardedArm:
-    """The only arm a policy is ever given.
-
-    An arm that steps in lock-step runs ``guard_tick`` inside its own loop; any other is commanded with the guarded
-    reference at ``control_hz``, from here.
-    """
-
-    def __init__(self, arm: Arm, bounds: Bounds, config: Config | None = None) -> None:
-        self._arm = arm
-        self._twin = arm if isinstance(arm, LockstepArm) else None
-        self._config = config or Config()
-        self.limits = arm.limits
-        if self._twin is not None and not math.isclose(self._twin.control_hz, self._config.control_hz):
-            raise ValueError(
-                f"control_hz = {self._config.control_hz:g}: this arm steps in lock-step at {self._twin.control_hz:g} Hz"
-            )
-        self._guard = make_limits(bounds, arm.limits, self._config)
-        self.default_stiffness = arm.default_stiffness
-        self._memory = make_memory(arm.read(), self.default_stiffness)
-
-    @property
-    def fault(self) -> str:
-        """Why the guard holds the arm, or an empty string."""
-        return FAULTS[self._memory.fault[0]]
-
-    @property
-    def clips(self) -> dict[str, int]:
-        """Control ticks in which each clip acted, since the guard was made or placed."""
-        return dict(zip(CLIPS, self._memory.clips.tolist(), strict=True))
-
-    def read(self) -> ArmState:
-        return self._arm.read()
-
-    def command(self, command: ArmCommand) -> None:
-        """Begin a new lease; raises ValueError on what is not finite, misshapen or beyond this arm."""
-        if command.stiffness is not None and "stiffness" in self.limits.cannot:
-            raise ValueError("ArmCommand.stiffness: this arm cannot change its stiffness; leave it None")
-        take_command(self._memory, command, self.default_stiffness)
-
-    def wait(self, dt_s: float) -> ArmState:
-        """Let ``dt_s`` pass under guard. A fault holds the arm; it does not raise."""
-        if self._twin is not None:
-            return self._twin.wait_guarded(self._guard, self._memory, dt_s)
-        period_s = 1.0 / self._config.control_hz
-        state, elapsed_s = self._arm.read(), period_s
-        for _ in range(round(dt_s / period_s)):
-            guard_tick(
-                self._guard,
-                self._memory,
-                state.q_rad,
-                state.dq_radps,
-                state.tcp_pos_m,
-                state.tcp_quat_xyzw,
-                state.tcp_wrench,
-                elapsed_s,
-            )
-            self._arm.command(
-                ArmCommand(
-                    self._memory.pos_m.copy(),
-                    self._memory.quat_xyzw.copy(),
-                    float(self._memory.gripper[0]),
-                    None if "stiffness" in self.limits.cannot else self._memory.stiffness.copy(),
-                )
-            )
-            begun_s, state = state.t_s, self._arm.wait(period_s)
-            elapsed_s = max(state.t_s - begun_s, period_s)  # a late loop ages the lease by what has really passed
-        return state
-
-    def stop(self) -> None:
-        """Stop the arm and end the lease. Not latched: the next command moves it again."""
-        self._arm.stop()
-        drop_command(self._memory)
-
-    def clear_fault(self) -> None:
-        """A person's word that the cause is gone: hold at the measured pose and take commands again.
-
-        Raises ValueError, and stays in the fault, while the arm measures what is not finite.
-        """
-        hold_here(self._memory, self._arm.read())
-        self._memory.fault[0] = NO_FAULT
-
-    def place(self, start: Start) -> ArmState:
-        """Twins only: put the world into ``start``. It is a new world, so the guard starts anew with it."""
-        if self._twin is None:
-            raise TypeError(f"{type(self._arm).__name__} is no twin: a real world cannot be put into a state")
-        state = self._twin.place(start)
-        self._memory = make_memory(state, self.default_stiffness)
-        return state
-
-    def close(self) -> None:
-        self._arm.close()

@@ -89,6 +89,22 @@ def make_law(config: Config, limits: ArmLimits, posture_rad: Array) -> Law:
 
 
 @kernel
+def _turned(quat_xyzw: Array, target_quat_xyzw: Array) -> Array:
+    """The quaternion (4,) of R R_d^T with the scalar part >= 0: the shorter way round."""
+    error = quat_multiply(quat_xyzw, quat_conjugate(target_quat_xyzw))
+    if error[3] < 0.0:
+        for i in range(4):
+            error[i] = -error[i]
+    return error
+
+
+@kernel
+def _saturation_j(stiffness: Array, clip_rad: float) -> float:
+    """The potential V_c beyond which the rotational spring pulls no harder."""
+    return 0.5 * (stiffness[3] + stiffness[4] + stiffness[5]) / 3.0 * clip_rad * clip_rad
+
+
+@kernel
 def spring_wrench(
     pos_m: Array, quat_xyzw: Array, target_pos_m: Array, target_quat_xyzw: Array, stiffness: Array, law: Law
 ) -> Array:
@@ -103,18 +119,34 @@ def spring_wrench(
     for i in range(3):
         error = pos_m[i] - target_pos_m[i]
         out[i] = -stiffness[i] * min(max(error, -law.clip_m[i]), law.clip_m[i])
-    error_quat = quat_multiply(quat_xyzw, quat_conjugate(target_quat_xyzw))
-    sign = 1.0 if error_quat[3] >= 0.0 else -1.0
-    ex, ey, ez, eta = sign * error_quat[0], sign * error_quat[1], sign * error_quat[2], sign * error_quat[3]
+    ex, ey, ez, eta = _turned(quat_xyzw, target_quat_xyzw)
     kx, ky, kz = stiffness[3] * ex, stiffness[4] * ey, stiffness[5] * ez
     potential = 2.0 * (ex * kx + ey * ky + ez * kz)
-    limit = 0.5 * (stiffness[3] + stiffness[4] + stiffness[5]) / 3.0 * law.clip_rad * law.clip_rad
+    limit = _saturation_j(stiffness, law.clip_rad)
     scale = -2.0 if potential <= limit else -2.0 * math.sqrt(limit / potential)
     # (eta I - [eps]x)^T k = eta k + eps x k
     out[3] = scale * (eta * kx + ey * kz - ez * ky)
     out[4] = scale * (eta * ky + ez * kx - ex * kz)
     out[5] = scale * (eta * kz + ex * ky - ey * kx)
     return out
+
+
+@kernel
+def spring_potential(
+    pos_m: Array, quat_xyzw: Array, target_pos_m: Array, target_quat_xyzw: Array, stiffness: Array, law: Law
+) -> float:
+    """Energy, J, that the spring of ``spring_wrench`` holds: the wrench is minus its gradient.
+
+    It is never negative, and at any pose it is increasing and concave in each stiffness.
+    """
+    total = 0.0
+    for i in range(3):
+        error, clip = abs(pos_m[i] - target_pos_m[i]), law.clip_m[i]
+        total += stiffness[i] * (0.5 * error * error if error <= clip else clip * error - 0.5 * clip * clip)
+    ex, ey, ez, _ = _turned(quat_xyzw, target_quat_xyzw)
+    potential = 2.0 * (stiffness[3] * ex * ex + stiffness[4] * ey * ey + stiffness[5] * ez * ez)
+    limit = _saturation_j(stiffness, law.clip_rad)
+    return total + (potential if potential <= limit else 2.0 * math.sqrt(potential * limit) - limit)
 
 
 @kernel

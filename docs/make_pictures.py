@@ -1,4 +1,4 @@
-"""Draw the README's picture: every task, half-way through a demonstration, on another arm.
+"""Draw the README's picture: every task, half-way through a demonstration, the arms in turn.
 
 python docs/make_pictures.py docs/tasks.png
 """
@@ -13,7 +13,10 @@ import numpy as np
 
 from robot_rl.build import make_env
 
-SCENES = (("reach", "ur5e", 4), ("peg_insert", "panda", 12), ("pick_place", "fr3", 27))
+SCENES = (
+    (("reach", "ur5e", 4), ("peg_insert", "panda", 12), ("pick_place", "fr3", 27)),
+    (("maze", "panda", 25), ("wall_push", "fr3", 12), ("surface_wipe", "ur5e", 30)),
+)
 
 
 def picture(task: str, arm: str, steps: int) -> np.ndarray:
@@ -31,4 +34,4 @@ def picture(task: str, arm: str, steps: int) -> np.ndarray:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    imageio.imwrite(sys.argv[1], np.hstack([picture(*scene) for scene in SCENES]))
+    imageio.imwrite(sys.argv[1], np.vstack([np.hstack([picture(*scene) for scene in row]) for row in SCENES]))

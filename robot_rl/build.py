@@ -13,6 +13,8 @@ from robot_rl.find import find, nearest
 
 WORLDS = {"sim": "sim"}
 """World name -> folder of its arms."""
+SAFETY = {"guard": "controllers.guard", "energy": "controllers.filters.ledger"}
+"""Section of settings -> module of its Config."""
 
 
 def split_settings(settings: Sequence[str], sections: Sequence[str]) -> dict[str, list[str]]:
@@ -31,14 +33,14 @@ def split_settings(settings: Sequence[str], sections: Sequence[str]) -> dict[str
 
 
 def make_configs(task: str, arm: str = "panda", world: str = "sim", settings: Sequence[str] = ()) -> dict[str, Any]:
-    """The configs of task, arm and guard with settings such as ``task.max_steps=50`` applied.
+    """The configs of task, arm, guard and energy with settings such as ``task.max_steps=50`` applied.
 
     Raises LookupError for an unknown name and ValueError for a setting that cannot be taken.
     """
     if world not in WORLDS:
         raise LookupError(nearest("world", world, WORLDS))
     plugins = {"task": find("tasks", task), "arm": find(WORLDS[world], arm)}
-    plugins["guard"] = importlib.import_module("controllers.guard")
+    plugins |= {section: importlib.import_module(module) for section, module in SAFETY.items()}
     changes = split_settings(settings, list(plugins))
     configs = {}
     for section, module in plugins.items():
@@ -61,10 +63,14 @@ def make_env(
     from robot_rl.env import ArmEnv, GoalView
 
     configs = make_configs(task, arm, world, settings)
-    guard = importlib.import_module("controllers.guard")
+    guarded_arm = importlib.import_module("controllers.guarded_arm")
     built = find("tasks", task).make(configs["task"])
     twin = find(WORLDS[world], arm).make(configs["arm"], built.scene)
     twin.ticks(1.0 / built.control_hz)  # a rate the twin cannot keep is refused before anything is written
-    guarded = guard.GuardedArm(twin, built.bounds, configs["guard"])
-    env: gymnasium.Env[Any, Any] = ArmEnv(built, guarded, twin.readings, guarded.place, twin.render, render_mode)
+    guarded = guarded_arm.GuardedArm(twin, built.bounds, configs["guard"], configs["energy"])
+
+    def readings() -> dict[str, Any]:
+        return twin.readings() | guarded.readings()
+
+    env: gymnasium.Env[Any, Any] = ArmEnv(built, guarded, readings, guarded.place, twin.render, render_mode)
     return GoalView(env) if goal else env

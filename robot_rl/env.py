@@ -12,20 +12,25 @@ from robot_rl.types import Arm, ArmState, Demonstrator, Start, Task
 
 
 class GuardedArmLike(Arm, Protocol):
-    """What ArmEnv needs of ``controllers.guard.GuardedArm``."""
+    """What ArmEnv needs of ``controllers.guarded_arm.GuardedArm``."""
 
     @property
     def fault(self) -> str: ...
     @property
     def clips(self) -> dict[str, int]: ...
+    @property
+    def energy(self) -> dict[str, float]: ...
+    @property
+    def energy_state(self) -> str: ...
 
 
 class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """A Gymnasium environment over a guarded arm, in whichever world it lives.
 
-    ``info`` holds ``success`` (bool), ``reward_terms`` (dict), ``fault`` (why the guard tripped, or "") and ``clips``
-    (control ticks of the episode in which each clip of the guard acted). An episode terminates on success and on
-    nothing else; running out of steps and a guard fault truncate.
+    ``info`` holds ``success`` (bool), ``reward_terms`` (dict), ``fault`` (why the guard tripped, or ""), ``clips``
+    (control ticks of the episode in which each clip of the guard acted), ``energy`` (dict: the ledger over this step),
+    ``cost`` (in [0, 1]: how short of free energy the step ran) and ``energy_depleted`` (bool). An episode terminates on
+    success and on nothing else; running out of steps and a guard fault, an empty ledger among them, truncate.
     """
 
     def __init__(
@@ -75,7 +80,9 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         terms = self.task.reward(previous, action, self._obs)
         success = self.task.success(self._obs)
         truncated = not success and (self._steps >= self.task.max_steps or fault != "")
+        energy = self.arm.energy
         info = {"success": success, "reward_terms": terms, "fault": fault, "clips": self.arm.clips}
+        info |= {"energy": energy, "cost": energy["cost"], "energy_depleted": self.arm.energy_state == "float"}
         return self._public(self._obs), float(sum(terms.values())), success, truncated, info
 
     def render(self) -> Any:

@@ -65,6 +65,8 @@ class ArmLimits:
     gripper_width_m: float  # fully open
     gripper_force_n: float  # largest grasping force
     cannot: frozenset[str] = frozenset()  # names of ArmCommand fields this arm has to refuse
+    coulomb_nm: Array | None = None  # (dof,) identified joint friction; None: not known
+    viscous_nmspr: Array | None = None  # (dof,) Nm s/rad, the same
 
     @property
     def dof(self) -> int:
@@ -84,13 +86,14 @@ class Bounds:
     force_n: float = 30.0  # spring force a target may ask for
     torque_nm: float = 5.0  # spring moment a target may ask for
     trip_force_n: float = 200.0  # measured force above which the arm trips into a hold
+    energy_j: float = 2.0  # what controller and policy may spend, net, in one episode (controllers/filters)
 
     def __post_init__(self) -> None:
         if not np.all(np.asarray(self.box_lower_m) <= np.asarray(self.box_upper_m)):  # so that NaN fails, too
             raise ValueError(
                 f"Bounds.box_lower_m {self.box_lower_m} is above box_upper_m {self.box_upper_m}: give lower <= upper"
             )
-        for name in ("speed_mps", "speed_radps", "force_n", "torque_nm", "trip_force_n"):
+        for name in ("speed_mps", "speed_radps", "force_n", "torque_nm", "trip_force_n", "energy_j"):
             value = getattr(self, name)
             if not value >= 0.0:
                 raise ValueError(f"Bounds.{name} is {value}: give a number >= 0 (inf for no bound)")

@@ -50,6 +50,7 @@ _FRANKA_TAU_NM = _array([87.0] * 4 + [12.0] * 3)
 _FRANKA_DTAU_NMPS = _array([1000.0] * 7)
 _FRANKA_STIFFNESS = _array([3000.0] * 3 + [300.0] * 3)  # largest that the makers' Cartesian impedance takes
 _FRANKA_READY_RAD = _array([0.0, -_QUARTER, 0.0, -3 * _QUARTER, 0.0, 2 * _QUARTER, _QUARTER])
+_FRANKA_VISCOUS_NMSPR = _array([0.21] * 7)  # the models' own; they have no Coulomb friction
 _FRANKA_HAND_WIDTH_M = 0.08
 _FRANKA_HAND_FORCE_N = 70.0  # continuous; the hand can do 140 N for a moment
 
@@ -66,6 +67,7 @@ PANDA = Model(
         stiffness_max=_FRANKA_STIFFNESS,
         gripper_width_m=_FRANKA_HAND_WIDTH_M,
         gripper_force_n=_FRANKA_HAND_FORCE_N,
+        viscous_nmspr=_FRANKA_VISCOUS_NMSPR,
     ),
     ready_rad=_FRANKA_READY_RAD,
 )
@@ -84,6 +86,7 @@ FR3 = Model(
         stiffness_max=_FRANKA_STIFFNESS,
         gripper_width_m=_FRANKA_HAND_WIDTH_M,
         gripper_force_n=_FRANKA_HAND_FORCE_N,
+        viscous_nmspr=_FRANKA_VISCOUS_NMSPR,
     ),
     ready_rad=_FRANKA_READY_RAD,
 )
@@ -101,6 +104,7 @@ UR5E = Model(
         stiffness_max=_array([3000.0] * 3 + [300.0] * 3),  # not published: Franka's
         gripper_width_m=0.05,
         gripper_force_n=185.0,
+        viscous_nmspr=_array([0.2] * 6),
     ),
     ready_rad=_array([2.8408577340, -1.7154159780, 1.7811525950, -1.6365329440, -1.5707963268, -1.8715312460]),
 )

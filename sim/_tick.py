@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 from controllers import guard as guarding
 from controllers import impedance, jacobian, jit
+from controllers.filters import ledger, passivity
+from controllers.filters.ledger import FLOAT, EnergyLimits, EnergyMemory
 from controllers.guard import NOT_FINITE, GuardLimits, GuardMemory, guard_tick
 from controllers.impedance import Law, impedance_torque, limit_torque
 from controllers.jacobian import row_space, wrench_of
@@ -112,10 +114,13 @@ def run_ticks(
     law: Law,
     guard: GuardLimits,
     memory: GuardMemory,
+    limits: EnergyLimits,
+    energy: EnergyMemory,
 ) -> None:
     """Run control ticks.
 
-    Order within a tick: measure, guard, law, torque clip and rate limit, physics with the torque held.
+    Order within a tick: measure, charge the last torque, guard, energy filter of the reference, law, torque clip and
+    rate limit, energy valve of the torque, physics with the torque held.
     """
     dof = len(tick.tau_nm)
     for _ in range(ticks):
@@ -131,9 +136,12 @@ def run_ticks(
                 tick.wrench[i] = sample[i]
         q, dq = plant.qpos[:dof], plant.qvel[:dof]
         quat = matrix_to_quat(plant.site_mat)
+        ledger.charge(limits, energy, tick.tau_nm, q, dt_s)
+        before = passivity.reference_of(memory)
         guard_tick(guard, memory, q, dq, plant.site_pos, quat, tick.wrench, dt_s)
-        if memory.fault[0] == NOT_FINITE:
-            wanted = np.zeros(dof)  # no pose to hold: ramp the torque down, gravity compensation stays
+        passivity.limit_reference(limits, energy, memory, before, plant.site_pos, quat, law)
+        if memory.fault[0] == NOT_FINITE or energy.state[0] == FLOAT:
+            wanted = np.zeros(dof)  # no pose to hold, or no energy to hold it: only gravity compensation stays
         else:
             wanted = impedance_torque(
                 q,
@@ -148,7 +156,9 @@ def run_ticks(
                 plant.bias[:dof] - plant.gravcomp[:dof],
                 law,
             )
-        tick.tau_nm[:] = limit_torque(wanted, tick.tau_nm, law, dt_s)
+        wanted = limit_torque(wanted, tick.tau_nm, law, dt_s)
+        tick.tau_nm[:] = passivity.limit_torque(limits, energy, wanted, tick.tau_nm, dt_s)
+        ledger.record(energy, tick.wrench)
         plant.ctrl[:dof] = tick.tau_nm
         plant.ctrl[dof:] = (1.0 - memory.gripper[0]) * plant.finger_open_m
         step2(plant.model, plant.data)
@@ -161,7 +171,7 @@ def _cache_folder() -> str:
     numba's own check looks at this file alone; an edited guard would go on running as it was.
     """
     digest = hashlib.sha256()
-    for module in (sys.modules[__name__], guarding, impedance, jacobian, jit, geometry):
+    for module in (sys.modules[__name__], guarding, ledger, passivity, impedance, jacobian, jit, geometry):
         digest.update(Path(str(module.__file__)).read_bytes())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for parent in (home, Path(tempfile.gettempdir()) / f"robot-rl-{os.getuid()}"):

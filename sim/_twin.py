@@ -11,6 +11,7 @@ import numpy as np
 
 from controllers import guard as guarding
 from controllers import impedance
+from controllers.filters import ledger
 from robot_rl.geometry import matrix_to_quat, rotation_between
 from robot_rl.types import ArmCommand, ArmState, Pose, Scene, Start
 from sim import _tick
@@ -41,12 +42,18 @@ class Twin:
         self._plant = self._make_plant(model)
         self._tick = _tick.TickMemory(np.zeros(model.limits.dof), np.zeros(6))
         self._open = guarding.open_limits(model.limits)
+        self._watch = ledger.make_limits(ledger.Config(enforce=False), 1.0, model.limits, self._open.trip_radps)
         self._finger_open_m = model.finger_open_m
         self._picture: tuple[mujoco.MjModel, mujoco.MjData, mujoco.Renderer] | None = None
         mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[: self.limits.dof] = self._ready_rad
         self._settle()
+        self._begin()
+
+    def _begin(self) -> None:
+        """What a bare twin, without a GuardedArm around it, runs its ticks with."""
         self._own = guarding.make_memory(self.read(), self.default_stiffness)
+        self._own_energy = ledger.make_memory(self._watch)
 
     def _make_plant(self, model: Model) -> _tick.Plant:
         m, d = self._model, self._data
@@ -97,13 +104,20 @@ class Twin:
 
     def wait(self, dt_s: float) -> ArmState:
         """Step physics without limits; a policy gets a GuardedArm instead, which calls ``wait_guarded``."""
-        return self.wait_guarded(self._open, self._own, dt_s)
+        return self.wait_guarded(self._open, self._own, self._watch, self._own_energy, dt_s)
 
-    def wait_guarded(self, limits: guarding.GuardLimits, memory: guarding.GuardMemory, dt_s: float) -> ArmState:
-        """Step ``dt_s`` (a whole number of physics steps) with guard and law in every tick."""
+    def wait_guarded(
+        self,
+        guard: guarding.GuardLimits,
+        memory: guarding.GuardMemory,
+        limits: ledger.EnergyLimits,
+        energy: ledger.EnergyMemory,
+        dt_s: float,
+    ) -> ArmState:
+        """Step ``dt_s`` (a whole number of physics steps) with guard, energy filter and law in every tick."""
         ticks = self.ticks(dt_s)
         run: Any = _tick.run_ticks_compiled if self._compiled else _tick.run_ticks
-        run(ticks, self._dt_s, self._plant, self._tick, self._law, limits, memory)
+        run(ticks, self._dt_s, self._plant, self._tick, self._law, guard, memory, limits, energy)
         return self.read()
 
     def ticks(self, dt_s: float) -> int:
@@ -144,7 +158,7 @@ class Twin:
                 where = self._data.joint(name).qpos
                 where[:3], where[3:] = pose.pos_m, to_wxyz(pose.quat_xyzw)
         self._settle()
-        self._own = guarding.make_memory(self.read(), self.default_stiffness)
+        self._begin()
         self._own.target_gripper[0] = self._own.gripper[0] = start.gripper
         return self.read()
 

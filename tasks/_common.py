@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from gymnasium import spaces
@@ -50,6 +50,36 @@ def proprioception(state: ArmState, origin: ArmState, gripper: bool) -> Obs:
     return out
 
 
+def contact_space(reach_m: tuple[float, float, float]) -> dict[str, spaces.Space]:
+    """Spaces of ``contact``; ``reach_m`` is how far the tcp gets from its reset position, per base axis."""
+    return {
+        "tcp_pos": box(*reach_m),
+        "tcp_wrench": box(*[40.0] * 3, *[4.0] * 3),
+        "energy": spaces.Box(np.array([-1.0, 0.0], np.float32), np.ones(2, np.float32)),
+    }
+
+
+def contact(state: ArmState, readings: Mapping[str, np.ndarray], origin: ArmState) -> Obs:
+    """What a hand feels that sees nothing: where it has got to since the reset (m) and the wrench (N, Nm), both along
+    the base axes, and the passivity filter's free energy (share of the budget) and last reference scale."""
+    return {
+        "tcp_pos": state.tcp_pos_m - origin.tcp_pos_m,
+        "tcp_wrench": state.tcp_wrench,
+        "energy": readings["energy"],
+    }
+
+
+def stiffness(action: np.ndarray, softest_npm: float, stiffest_npm: float) -> np.ndarray:
+    """Stiffness in N/m of actions in [-1, 1]: equal steps of the action are equal ratios, its ends the two given."""
+    return softest_npm * (stiffest_npm / softest_npm) ** (0.5 * (action + 1.0))
+
+
+def check_stiffness(softest_npm: float, stiffest_npm: float) -> None:
+    """Raises ValueError where the ends are the wrong way round; equal ends are a fixed stiffness."""
+    if softest_npm > stiffest_npm:
+        raise ValueError(f"softest_npm = {softest_npm}: give at most stiffest_npm, {stiffest_npm}")
+
+
 def _rotate_both(quat_xyzw: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """A twist or wrench (6,) in another orientation, about the same point: both halves turn, nothing mixes."""
     return np.concatenate([quat_rotate(quat_xyzw, vector[:3]), quat_rotate(quat_xyzw, vector[3:])])
@@ -75,6 +105,11 @@ def seen_from_tcp(state: ArmState, pose: Pose) -> np.ndarray:
     return relative_pose(pose.pos_m, pose.quat_xyzw, state.tcp_pos_m, state.tcp_quat_xyzw)
 
 
+def move_steps(step_m: float, step_rad: float) -> list[float]:
+    """The move (6,) of one policy step at action 1, for ``Hand``."""
+    return [step_m] * 3 + [step_rad] * 3
+
+
 def draw(rng: np.random.Generator, half_width: tuple[float, ...]) -> np.ndarray:
     """A uniform draw within ``+-half_width``."""
     return rng.uniform(-1.0, 1.0, len(half_width)) * np.asarray(half_width)
@@ -88,32 +123,32 @@ def tool_down(turn_rad: np.ndarray) -> np.ndarray:
 class Hand:
     """How a person's hand follows a script: at its own pace, with drifting aim and tremor, sometimes pausing.
 
-    ``plan(obs)`` gives the wanted move (6,) m, rad in the tcp frame and, where the task uses it, the gripper; the hand
-    turns it into an action of the same task.
+    ``plan(obs)`` gives the wanted move (n,) m, rad, and after it whatever else the action holds, in its own units: a
+    gripper, a stiffness. ``steps`` (n,) is the move of one policy step at action 1. The hand turns the plan into an
+    action of the same task.
     """
 
     def __init__(
         self,
         rng: np.random.Generator,
         plan: Callable[[Obs], np.ndarray],
-        step_m: float,
-        step_rad: float,
+        steps: Sequence[float],
         noise: float,
     ) -> None:
         self._rng, self._plan = rng, plan
-        self._scale = np.array([1.0 / step_m] * 3 + [1.0 / step_rad] * 3)
+        self._scale = 1.0 / np.asarray(steps)
         self._noise = noise
         self._pace = rng.uniform(0.5, 0.9)
-        self._drift = np.zeros(6)
+        self._drift = np.zeros(len(self._scale))
 
     def __call__(self, obs: Obs) -> np.ndarray:
-        wanted = self._plan(obs)
-        action = np.concatenate([wanted[:6] * self._scale, wanted[6:]])
-        reach = np.abs(action[:6]).max()
+        wanted, n = self._plan(obs), len(self._scale)
+        action = np.concatenate([wanted[:n] * self._scale, wanted[n:]])
+        reach = np.abs(action[:n]).max()
         if reach > self._pace:  # keep the direction, limit the pace
-            action[:6] *= self._pace / reach
-        self._drift += -0.2 * self._drift + 0.4 * self._noise * self._rng.standard_normal(6)
-        action[:6] += self._drift + 0.5 * self._noise * self._rng.standard_normal(6)
+            action[:n] *= self._pace / reach
+        self._drift += -0.2 * self._drift + 0.4 * self._noise * self._rng.standard_normal(n)
+        action[:n] += self._drift + 0.5 * self._noise * self._rng.standard_normal(n)
         if self._rng.random() < 0.02:
-            action[:6] *= 0.1  # a moment's hesitation
+            action[:n] *= 0.1  # a moment's hesitation
         return np.clip(action, -1.0, 1.0).astype(np.float32)

@@ -156,7 +156,9 @@ class PegInsert:
         return np.linalg.norm(gap, axis=-1) < self.config.seated_m + self.config.clearance_m
 
     def demonstrator(self, rng: np.random.Generator) -> Demonstrator:
-        return common.Hand(rng, _Insertion(self.config.depth_m), self.config.step_m, self.config.step_rad, noise=0.1)
+        return common.Hand(
+            rng, _Insertion(self.config.depth_m), common.move_steps(self.config.step_m, self.config.step_rad), noise=0.1
+        )
 
 
 def _seat(hole: np.ndarray) -> Pose:

@@ -133,7 +133,9 @@ class PickPlace:
         return central & (gap[..., 2] < 0.004) & (achieved[..., 3] < OPEN)
 
     def demonstrator(self, rng: np.random.Generator) -> Demonstrator:
-        return common.Hand(rng, _pick_and_place, self.config.step_m, self.config.step_rad, noise=0.12)
+        return common.Hand(
+            rng, _pick_and_place, common.move_steps(self.config.step_m, self.config.step_rad), noise=0.12
+        )
 
 
 def _pick_and_place(obs: Obs) -> np.ndarray:

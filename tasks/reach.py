@@ -101,4 +101,6 @@ class Reach:
         return near & (np.linalg.norm(gap[..., 3:], axis=-1) < self.config.tolerance_rad)
 
     def demonstrator(self, rng: np.random.Generator) -> Demonstrator:
-        return common.Hand(rng, lambda obs: obs["goal"], self.config.step_m, self.config.step_rad, noise=0.15)
+        return common.Hand(
+            rng, lambda obs: obs["goal"], common.move_steps(self.config.step_m, self.config.step_rad), noise=0.15
+        )

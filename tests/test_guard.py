@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controllers.guard import Config, GuardedArm, make_limits
+from controllers.guard import Config, make_limits
+from controllers.guarded_arm import GuardedArm
 from robot_rl.geometry import quat_multiply, rotation_between, rotvec_to_quat
 from robot_rl.types import ArmCommand, Bounds
 from tests.mock_arm import LIMITS, MockArm

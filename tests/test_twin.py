@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from controllers.guard import GuardedArm
+from controllers.guarded_arm import GuardedArm
 from robot_rl.build import make_env
 from robot_rl.find import find, names
 from robot_rl.geometry import rotation_between, rotvec_to_quat
