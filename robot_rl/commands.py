@@ -143,7 +143,9 @@ def evaluate(command: cli.Eval) -> int:
     if command.json:
         print(json.dumps(about | dataclasses.asdict(result)))
         return 0
-    print(f"{run.task} {run.agent}: mean return {result.mean_return:.4g}, mean length {result.mean_length:.1f} steps")
+    cost = "" if result.mean_cost is None else f", mean cost {result.mean_cost:.4g} per step"
+    length = f"mean length {result.mean_length:.1f} steps"
+    print(f"{run.task} {run.agent}: mean return {result.mean_return:.4g}, {length}{cost}")
     if result.success_interval is None:
         print("success: the environment does not tell it")
     else:

@@ -6,6 +6,7 @@ plain ``Box`` is called ``state`` or ``image``, as in ``spaces.Encoder``, which 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +32,7 @@ class Episode:
     truncated: np.ndarray  # (T,) bool: cut off, something would have followed
     success: np.ndarray  # (T,) bool; all False where the environment does not tell
     seed: int = 0  # what the environment was reset with
+    cost: np.ndarray | None = None  # (T,) float32; None where the environment does not tell
 
     def __len__(self) -> int:
         return len(self.action)
@@ -60,6 +62,22 @@ def success_of(info: Mapping[str, Any]) -> bool | None:
     return None
 
 
+def cost_of(info: Mapping[str, Any]) -> float | None:
+    """What a step cost by its ``info["cost"]``; None where the environment does not tell.
+
+    Raises ValueError where it is no finite number.
+    """
+    if "cost" not in info:
+        return None
+    try:
+        cost = float(info["cost"])
+    except (TypeError, ValueError):
+        cost = math.nan
+    if not math.isfinite(cost):
+        raise ValueError(f"info['cost'] is {info['cost']!r}: the environment has to report one finite number per step")
+    return cost
+
+
 def rollout(
     env: gym.Env, act: Callable[[Any], np.ndarray], seed: int, stop: Callable[[], bool] = lambda: False
 ) -> tuple[Episode, bool | None] | None:
@@ -71,6 +89,7 @@ def rollout(
     obs, _ = env.reset(seed=seed)
     rows = [flatten(obs)]
     steps: list[tuple[np.ndarray, float, bool, bool, bool]] = []
+    costs: list[float | None] = []
     success: bool | None = None
     terminated = truncated = False
     while not (terminated or truncated):
@@ -81,6 +100,7 @@ def rollout(
         success = success_of(info)
         rows.append(flatten(obs))
         steps.append((action, float(reward), bool(terminated), bool(truncated), bool(success)))
+        costs.append(cost_of(info))
     columns = list(zip(*steps, strict=True))
     episode = Episode(
         observation={name: np.stack([row[name] for row in rows]) for name in rows[0]},
@@ -90,6 +110,7 @@ def rollout(
         truncated=np.asarray(columns[3]),
         success=np.asarray(columns[4]),
         seed=seed,
+        cost=None if None in costs else np.asarray(costs, np.float32),
     )
     return episode, success
 

@@ -30,6 +30,7 @@ class Evaluation:
     success_interval: tuple[float, float] | None  # 95 % (Wilson)
     mean_return: float | None
     mean_length: float | None  # steps
+    mean_cost: float | None  # per step; None where the environment does not tell it
     seed: int
 
 
@@ -67,6 +68,7 @@ def evaluate(
             successes = (successes or 0) + success
         on_episode(len(played), None if successes is None else successes / len(played))
     count = len(played)
+    costs = [episode.cost for episode in played if episode.cost is not None]
     return Evaluation(
         episodes=count,
         successes=successes,
@@ -74,6 +76,7 @@ def evaluate(
         success_interval=wilson(successes, count) if successes is not None else None,
         mean_return=float(np.mean([episode.total_reward for episode in played])) if count else None,
         mean_length=float(np.mean([len(episode) for episode in played])) if count else None,
+        mean_cost=float(np.mean(np.concatenate(costs), dtype=np.float64)) if costs else None,
         seed=seed,
     )
 

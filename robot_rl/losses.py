@@ -45,9 +45,47 @@ def actor_loss(log_prob: jax.Array, q: jax.Array, temperature: jax.Array | float
     return jnp.mean(temperature * log_prob - q)
 
 
+def penalised_value(q: jax.Array, cost_q: jax.Array, multiplier: jax.Array | float) -> jax.Array:
+    """Q(s, a) - lam Q_c(s, a), (...): what the actor of a Lagrangian climbs. Its gradient reaches both."""
+    return q - multiplier * cost_q
+
+
 def temperature_loss(log_temperature: jax.Array, log_prob: jax.Array, target_entropy: float) -> jax.Array:
     """mean -alpha (log pi(a|s) + H), scalar; only alpha gets a gradient. SAC, arXiv 1812.05905, equation 18."""
     return -jnp.exp(log_temperature) * jnp.mean(jax.lax.stop_gradient(log_prob) + target_entropy)
+
+
+def cost_target(cost: jax.Array, discount: jax.Array, next_q: jax.Array, gamma: float) -> jax.Array:
+    """y = c + gamma d max_i Q_i(s', a'), (...), for costs and discounts (...) and target values ``next_q`` (N, ...).
+
+    The greatest of the critics where rewards have the least: an error then makes the policy careful, not careless.
+    SAC with a cost critic, arXiv 2002.08550.
+    """
+    return cost + gamma * discount * jnp.max(next_q, axis=0)
+
+
+def risk_target(cost: jax.Array, discount: jax.Array, next_q: jax.Array, gamma: float) -> jax.Array:
+    """y = c + (1 - c) gamma d max_i Q_i(s', a'), (...) in [0, 1]: how likely a cost is, the sooner the more.
+
+    Recovery RL, arXiv 2010.15920, where c is 0 or 1; here it may lie between, and is clipped into [0, 1], as is the
+    next risk, which a network does not keep there of itself.
+
+    Args:
+        cost: (...).
+        discount: (...) 0 on a true end, else 1.
+        next_q: (N, ...) target values of all members.
+        gamma: discount per step.
+    """
+    cost = jnp.clip(cost, 0.0, 1.0)
+    return cost + (1.0 - cost) * gamma * discount * jnp.clip(jnp.max(next_q, axis=0), 0.0, 1.0)
+
+
+def multiplier_step(multiplier: jax.Array, expected_cost: jax.Array, limit: float, rate: float) -> jax.Array:
+    """[lam + eta (J_c - d)]_+, scalar: projected, so that it is exactly 0 once the constraint has slack for long.
+
+    Reward constrained policy optimisation, arXiv 1805.11074.
+    """
+    return jnp.maximum(multiplier + rate * (expected_cost - limit), 0.0)
 
 
 def likelihood_loss(log_prob: jax.Array) -> jax.Array:

@@ -3,11 +3,12 @@
     demos.zarr/
       zarr.json            attributes: format, task, arm, world, observation fields, action size, configs
       data/observation/... (rows, ...)  one array per flat name (see ``episode.py``); T + 1 rows an episode
-      data/action          (rows, A) float32; like the next four: row t is the step between observations t and t + 1,
+      data/action          (rows, A) float32; like the next five: row t is the step between observations t and t + 1,
       data/reward          (rows,) float32    and the last row of each episode is padding: zeros
       data/terminated      (rows,) bool
       data/truncated       (rows,) bool
       data/success         (rows,) bool
+      data/cost            (rows,) float32    0 where the environment told none; folders of earlier versions lack it
       meta/episode_ends    (episodes,) int64  the row behind each episode's last
       meta/episode_seed    (episodes,) int64
       commit.json          how many episodes and rows are finished; written last, atomically
@@ -24,7 +25,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,12 +61,18 @@ class StoreInfo:
     observation: Mapping[str, tuple[tuple[int, ...], str]]  # flat name -> shape, dtype
     action_dim: int
     configs: Mapping[str, Any] = field(default_factory=dict)  # by section, as JSON values; "task" is compared
+    costs: bool = True  # whether there is data/cost
 
     @classmethod
     def of(cls, env: gym.Env, task: str, arm: str, world: str, configs: Mapping[str, Any] | None = None) -> StoreInfo:
         """The description of the episodes of ``env``."""
         shape = env.action_space.shape or (1,)
         return cls(task, arm, world, fields_of(env.observation_space), int(shape[0]), configs or {})
+
+    @property
+    def step_fields(self) -> dict[str, str]:
+        """Name and dtype of what there is one number of per step."""
+        return STEP_FIELDS | ({"cost": "float32"} if self.costs else {})
 
     def difference(self, here: StoreInfo, same_robot: bool) -> str:
         """The first field in which this store differs from ``here``, in words; empty where it does not.
@@ -121,7 +128,7 @@ class EpisodeReader:
         index %= self._count
         end = int(self.ends[index])
         start = int(self.ends[index - 1]) if index else 0
-        steps = {name: self._read(f"data/{name}", start, end - 1) for name in ("action", *STEP_FIELDS)}
+        steps = {name: self._read(f"data/{name}", start, end - 1) for name in ("action", *self.info.step_fields)}
         observation = {name: self._read(f"data/observation/{name}", start, end) for name in self.info.observation}
         return Episode(observation=observation, seed=int(self.seeds[index]), **steps)
 
@@ -194,13 +201,16 @@ class EpisodeWriter:
     def append(self, episode: Episode) -> None:
         """Write ``episode``; when this returns it survives a crash. Raises ValueError naming the field that does not
         fit, OSError where the disk is full (the episodes before stay whole)."""
+        if not self.info.costs or episode.cost is None:
+            unknown = np.zeros(len(episode), np.float32) if self.info.costs else None
+            episode = replace(episode, cost=unknown)
         _check_episode(episode, self.info)
         start, end, count = self._rows, self._rows + len(episode) + 1, len(self.seeds)
         columns: dict[str, np.ndarray] = {
             f"data/observation/{name}": rows for name, rows in episode.observation.items()
         } | {
             f"data/{name}": np.concatenate([rows, np.zeros_like(rows[:1])])
-            for name, rows in ((name, getattr(episode, name)) for name in ("action", *STEP_FIELDS))
+            for name, rows in ((name, getattr(episode, name)) for name in ("action", *self.info.step_fields))
         }
         meta = {"meta/episode_ends": np.array([end]), "meta/episode_seed": np.array([episode.seed])}
         with disk_errors(self.path):
@@ -233,7 +243,8 @@ class EpisodeWriter:
 def load_into(buffer: ReplayBuffer, reader: EpisodeReader, encoder: Encoder, episodes: int | None = None) -> int:
     """Add the first ``episodes`` (None: all) to ``buffer``, encoded, each as a segment of its own.
 
-    Raises ValueError where the store's observations are not those of ``encoder``. Returns the transitions added.
+    An agent's ``stored`` gets the episodes' costs, and as what a policy had "proposed" what was done. Raises ValueError
+    where the store's observations are not those of ``encoder``. Returns the transitions added.
     """
     if (fields := fields_of(encoder.source)) != reader.info.observation:
         raise ValueError(
@@ -249,7 +260,8 @@ def load_into(buffer: ReplayBuffer, reader: EpisodeReader, encoder: Encoder, epi
         ]
         for t in range(len(episode)):
             ends = bool(episode.terminated[t]), bool(episode.truncated[t])
-            buffer.add(rows[t], episode.action[t], float(episode.reward[t]), *ends, rows[t + 1], segment)
+            extra = {"proposed": episode.action[t]} | ({} if episode.cost is None else {"cost": episode.cost[t]})
+            buffer.add(rows[t], episode.action[t], float(episode.reward[t]), *ends, rows[t + 1], segment, extra)
         added += len(episode)
     return added
 
@@ -284,7 +296,7 @@ def _layout(info: StoreInfo) -> dict[str, tuple[int, tuple[int, ...], str]]:
     """Rows of a chunk, shape of a row and dtype of every array."""
     layout = {f"data/observation/{key}": (CHUNK_ROWS, shape, dtype) for key, (shape, dtype) in info.observation.items()}
     layout["data/action"] = (CHUNK_ROWS, (info.action_dim,), "float32")
-    layout |= {f"data/{name}": (CHUNK_ROWS, (), dtype) for name, dtype in STEP_FIELDS.items()}
+    layout |= {f"data/{name}": (CHUNK_ROWS, (), dtype) for name, dtype in info.step_fields.items()}
     return layout | dict.fromkeys(("meta/episode_ends", "meta/episode_seed"), (SEED_ROWS, (), "int64"))
 
 
@@ -326,7 +338,7 @@ def _info(attributes: Mapping[str, Any], path: Path) -> StoreInfo:
         observation = {name: (tuple(shape), dtype) for name, (shape, dtype) in attributes["observation"].items()}
         return StoreInfo(
             attributes["task"], attributes["arm"], attributes["world"], observation, attributes["action_dim"],
-            attributes["configs"],
+            attributes["configs"], attributes.get("costs", False),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): {_RESTORE}") from error
@@ -340,9 +352,9 @@ def _check_episode(episode: Episode, info: StoreInfo) -> None:
         f"observation '{name}'": ((steps + 1, *shape), dtype) for name, (shape, dtype) in info.observation.items()
     }
     expected |= {"action": ((steps, info.action_dim), "float32")}
-    expected |= {name: ((steps,), dtype) for name, dtype in STEP_FIELDS.items()}
+    expected |= {name: ((steps,), dtype) for name, dtype in info.step_fields.items()}
     given = {f"observation '{name}'": rows for name, rows in episode.observation.items()}
-    given |= {name: getattr(episode, name) for name in ("action", *STEP_FIELDS)}
+    given |= {name: getattr(episode, name) for name in ("action", *info.step_fields)}
     for name in given.keys() | expected.keys():
         if name not in given or name not in expected:
             where = "the episode lacks" if name not in given else "the store does not have"

@@ -23,7 +23,7 @@ import numpy as np
 
 from robot_rl import checkpoint
 from robot_rl.demo import demonstrator_of, record
-from robot_rl.episode import episode_seed, success_of
+from robot_rl.episode import cost_of, episode_seed, success_of
 from robot_rl.evaluate import Evaluation, evaluate
 from robot_rl.files import FolderLock, disk_errors, sync_folder, write_json
 from robot_rl.interrupt import Interrupted, StopSignals
@@ -102,9 +102,9 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     check_new(folder)
     env = make_env(run)  # before the folder is made, so that a wrong name leaves none behind
     try:
-        if run.demo_share > 0:
-            _check_demonstrations(run, env)
         encoder, agent = make_agent(run, env)
+        if run.demo_share > 0:
+            _check_demonstrations(run, env, "cost" in agent.stored)
         create(folder, run)
         return _train(_session(run, folder, env, encoder, agent), resume=False)
     finally:
@@ -126,8 +126,8 @@ def resume(folder: Path, steps: int | None = None) -> dict[str, Any]:
 
 def _session(run: Run, folder: Path, env: gym.Env, encoder: Encoder, agent: Agent) -> Session:
     dim = int((env.action_space.shape or (0,))[0])
-    replay = ReplayBuffer(run.train.replay_capacity, encoder.space, dim)
-    demos = ReplayBuffer(1, encoder.space, dim)  # until it is known how many there are
+    replay = ReplayBuffer(run.train.replay_capacity, encoder.space, dim, agent.stored)
+    demos = ReplayBuffer(1, encoder.space, dim, agent.stored)  # until it is known how many there are
     return Session(run, folder, env, encoder, agent, replay, demos, np.random.default_rng([run.seed, 11]))
 
 
@@ -175,6 +175,7 @@ def _loop(session: Session, log: MetricsLog, progress: Progress, stop: StopSigna
             evaluated = session.steps
             result = evaluate(session.env, session.agent, session.encoder, config.eval_every_episodes, run.seed)
             row |= {"eval_success_rate": result.success_rate, "eval_return": result.mean_return}
+            row |= {} if result.mean_cost is None else {"eval_cost": result.mean_cost}
         counters.wall_s = time.monotonic() - begun_s
         log.row(row | {"wall_s": counters.wall_s, "env_steps_per_s": env_rate, "updates_per_s": update_rate})
         progress.update(session.steps, _facts(session, row, env_rate, update_rate))
@@ -206,6 +207,7 @@ def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
     encoded, carry = encoder.encode(obs), session.agent.start()
     key_word = np.random.SeedSequence([run.seed, _KEY_STREAM]).generate_state(1)[0]
     metrics: list[dict[str, Any]] = []
+    costs: list[float | None] = []
     success: bool | None = None
     total, length, faults = 0.0, 0, 0
     terminated = truncated = False
@@ -214,9 +216,10 @@ def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
         batch = _batch(session)
         if counters.env_steps < run.agent_config.start_steps and not len(session.demos):
             action = session.rng.uniform(-1.0, 1.0, session.replay.action_dim).astype(np.float32)
+            extra: dict[str, Any] = {"proposed": action}
         else:
             key = np.array([key_word, counters.env_steps], np.uint32)
-            drawn, carry, _ = session.agent.act(encoded, carry, key, True)
+            drawn, carry, extra = session.agent.act(encoded, carry, key, True)
             action = np.asarray(drawn, np.float32)
             _require_finite({"action": float(action.sum())}, session)
         if batch is not None:
@@ -225,9 +228,10 @@ def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
             counters.updates += len(batch.reward)
         obs, reward, terminated, truncated, info = session.env.step(action)
         following = encoder.encode(obs)
-        session.replay.add(
-            encoded, action, float(reward), bool(terminated), bool(truncated), following, counters.episodes
-        )
+        costs.append(_cost(session, info))
+        ends = bool(terminated), bool(truncated)
+        extra = extra | {"cost": costs[-1]}
+        session.replay.add(encoded, action, float(reward), *ends, following, counters.episodes, extra)
         encoded, success = following, success_of(info)
         total, length, faults = total + float(reward), length + 1, faults + bool(info.get("fault"))
         counters.env_steps += 1
@@ -236,7 +240,19 @@ def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
         counters.recent = [*counters.recent, success][-run.train.window :]
     row: dict[str, Any] = {"env_steps": counters.env_steps, "updates": counters.updates, "episodes": counters.episodes}
     row |= {"return": total, "length": length, "faults": faults, "success_rate": session.success_rate}
+    row |= {} if None in costs else {"cost": float(np.mean(np.asarray(costs, np.float64)))}
     return row | {"success": None if success is None else int(success)} | _mean(metrics)
+
+
+def _cost(session: Session, info: Mapping[str, Any]) -> float | None:
+    """``cost_of`` a step; raises ValueError where there is none though the agent learns from it."""
+    cost = cost_of(info)
+    if cost is None and "cost" in session.agent.stored:
+        raise ValueError(
+            "the environment reports no info['cost'], which this agent's constraint learns from: report one number "
+            "per step, or train with --set agent.constraint=none"
+        )
+    return cost
 
 
 def _study(session: Session) -> dict[str, Any]:
@@ -278,7 +294,7 @@ def _require_finite(row: dict[str, Any], session: Session) -> None:
             )
 
 
-def _check_demonstrations(run: Run, env: gym.Env) -> None:
+def _check_demonstrations(run: Run, env: gym.Env, with_costs: bool) -> None:
     """Raises ValueError where there are no demonstrations of this task, and none can be recorded."""
     if not run.demos:
         demonstrator_of(env)
@@ -292,6 +308,11 @@ def _check_demonstrations(run: Run, env: gym.Env) -> None:
         )
     if not len(reader):
         raise ValueError(f"--demos {run.demos} holds no finished episode: record some, robot-rl demo record")
+    if with_costs and not reader.info.costs:
+        raise ValueError(
+            f"--demos {run.demos} was recorded by a version that kept no costs, which this agent's constraint learns "
+            "from: record it again, robot-rl demo record, or train with --set agent.constraint=none"
+        )
 
 
 def _demonstrate(session: Session, progress: Progress, stop: StopSignals) -> None:
@@ -311,7 +332,9 @@ def _demonstrate(session: Session, progress: Progress, stop: StopSignals) -> Non
         if stop():
             return
     reader = EpisodeReader(path)
-    session.demos = ReplayBuffer(max(1, reader.rows), session.encoder.space, session.replay.action_dim)
+    session.demos = ReplayBuffer(
+        max(1, reader.rows), session.encoder.space, session.replay.action_dim, session.agent.stored
+    )
     counters.demo_episodes = counters.demo_episodes or len(reader)  # a resumed run takes those it began with
     load_into(session.demos, reader, session.encoder, counters.demo_episodes)
 
@@ -380,6 +403,7 @@ def summarize(session: Session, result: Evaluation, wall_s: float) -> dict[str, 
         "eval_episodes": result.episodes,
         "mean_return": result.mean_return,
         "mean_length": result.mean_length,
+        "mean_cost": result.mean_cost,
         "env_steps": counters.env_steps,
         "updates": counters.updates,
         "episodes": counters.episodes,

@@ -239,6 +239,12 @@ class Agent(Protocol):
     def act(self, obs: Obs, carry: Any, key: Any, explore: bool) -> tuple[Any, Any, dict[str, Any]]: ...
     def update(self, batch: Transition) -> tuple[Agent, dict[str, Any]]: ...
     @property
+    def stored(self) -> Mapping[str, tuple[int, ...]]:
+        """What ``update`` wants in ``batch.extra``, float32 by shape: "cost" is ``info["cost"]`` of the step, any other
+        name something that ``act`` returned."""
+        ...
+
+    @property
     def policy(self) -> Any:
         """The part the actor needs."""
 

@@ -70,6 +70,35 @@ def test_filtered_cloning_copies_only_what_the_critic_prefers(jitted):
     assert not slope[1].any() and not slope[2].any()  # the filter is no way to raise a value
 
 
+def test_cost_target_takes_the_greatest(jitted):
+    next_q = jnp.array([[1.0, 5.0, 3.0], [2.0, 4.0, 9.0]])
+    target = jitted(losses.cost_target)(jnp.array([0.5, 0.0, 1.0]), jnp.array([1.0, 1.0, 0.0]), next_q, 0.9)
+    # 0.5 + 0.9 2; 0.9 5; a true end: nothing costs any more
+    np.testing.assert_allclose(target, [2.3, 4.5, 1.0], rtol=1e-6)
+
+
+def test_risk_target_by_hand_and_within_0_and_1(jitted):
+    cost = jnp.array([0.0, 1.0, 0.25, 0.5, 3.0, 0.0])
+    next_q = jnp.array([[0.5, 0.5, 0.2, 0.9, 0.0, -0.4], [0.1, 0.9, 0.4, 0.9, 0.0, -0.2]])
+    target = jitted(losses.risk_target)(cost, jnp.array([1.0, 1.0, 1.0, 0.0, 1.0, 1.0]), next_q, 0.8)
+    # 0.8 0.5; a cost now is all there is; 0.25 + 0.75 0.8 0.4; a true end; clipped above; clipped below
+    np.testing.assert_allclose(target, [0.4, 1.0, 0.49, 0.5, 1.0, 0.0], rtol=1e-6)
+
+
+def test_the_multiplier_follows_the_excess_and_stops_at_0(jitted):
+    step = jitted(losses.multiplier_step, static_argnums=(2, 3))
+    np.testing.assert_allclose(step(jnp.float32(1.0), jnp.float32(0.5), 0.1, 0.5), 1.2, rtol=1e-6)
+    np.testing.assert_allclose(step(jnp.float32(1.0), jnp.float32(0.1), 0.5, 0.5), 0.8, rtol=1e-6)
+    assert step(jnp.float32(0.1), jnp.float32(0.0), 0.5, 0.5) == 0.0
+    assert math.isnan(step(jnp.float32(0.1), jnp.float32(math.nan), 0.5, 0.5))  # no loss hides behind the projection
+
+
+def test_penalised_value_by_hand(jitted):
+    q, cost_q = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0])
+    np.testing.assert_allclose(jitted(losses.penalised_value)(q, cost_q, 3.0), [-0.5, 5.0])
+    np.testing.assert_array_equal(losses.penalised_value(q, cost_q, 0.0), q)
+
+
 def test_cloning_losses_by_hand(jitted):
     np.testing.assert_allclose(jitted(losses.likelihood_loss)(jnp.array([1.0, 3.0])), -2.0)
     expert = jnp.array([[0.0, 1.0], [0.5, 0.5]])

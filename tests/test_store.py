@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,40 @@ def test_other_tools_read_it_as_plain_zarr(path: Path) -> None:
     assert ends.tolist() == [71, 142, 213]
     np.testing.assert_array_equal(group["data/observation/camera"][71:142], make_episode(1, 70).observation["camera"])
     assert group["data/action"][70].tolist() == [0, 0, 0]  # the last row of an episode is padding
+
+
+def test_costs_come_back_and_are_0_where_none_were_told(tmp_path: Path) -> None:
+    told = replace(make_episode(1, steps=5), cost=np.linspace(0.0, 1.0, 5, dtype=np.float32))
+    with EpisodeWriter(tmp_path / "demos.zarr", INFO) as writer:
+        writer.append(told)
+        writer.append(make_episode(2, steps=3))
+        with pytest.raises(ValueError, match="cost holds NaN"):
+            writer.append(replace(told, cost=told.cost * np.nan))
+    first, second = EpisodeReader(tmp_path / "demos.zarr")
+    np.testing.assert_array_equal(first.cost, told.cost)
+    np.testing.assert_array_equal(second.cost, np.zeros(3, np.float32))
+    encoder = Encoder.from_space(SPACE)
+    buffer = ReplayBuffer(10, encoder.space, 3, {"cost": (), "proposed": (3,)})
+    load_into(buffer, EpisodeReader(tmp_path / "demos.zarr"), encoder)
+    batch = buffer.gather(np.arange(8))
+    np.testing.assert_array_equal(batch.extra["cost"], np.append(told.cost, np.zeros(3)))
+    np.testing.assert_array_equal(batch.extra["proposed"], batch.action)
+
+
+def test_folders_of_before_there_were_costs_are_read_and_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "demos.zarr"
+    with EpisodeWriter(path, replace(INFO, costs=False)) as writer:
+        writer.append(make_episode(0))
+    about = json.loads((path / "zarr.json").read_text())
+    del about["attributes"]["costs"]  # as those versions left it
+    (path / "zarr.json").write_text(json.dumps(about))
+    assert not (path / "data/cost").exists()
+    with EpisodeWriter(path, INFO) as writer:
+        writer.append(replace(make_episode(1, steps=4), cost=np.ones(4, np.float32)))
+    for seed, episode in enumerate(EpisodeReader(path)):
+        assert_equal(episode, make_episode(seed, None if seed == 0 else 4))
+        assert episode.cost is None
+    assert not (path / "data/cost").exists() and not EpisodeReader(path).info.costs
 
 
 def test_a_reader_sees_what_was_there_when_it_opened(path: Path) -> None:

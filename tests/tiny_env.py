@@ -1,7 +1,8 @@
 """A point on a line that must come to rest on a mark: small enough to train, save and film within a test.
 
 Importing it registers ``Tiny-v0`` (``robot-rl train --gym tiny_env:Tiny-v0`` with this folder on the path),
-``TinySilent-v0``, which reports no success, and ``TinyHuge-v0``, whose reward soon overflows float32 losses.
+``TinySilent-v0``, which reports no success, and ``TinyHuge-v0``, whose reward soon overflows float32 losses; also
+``Fast-v0``, where the best paid way has a cost, and ``FastSilent-v0``, which does not report it.
 """
 
 from __future__ import annotations
@@ -62,6 +63,39 @@ class Tiny(gym.Env[dict[str, np.ndarray], np.ndarray]):
         return {"point": np.array([self._point]), "goal": {"mark": np.array([self._mark], np.float32)}}
 
 
+class Fast(gym.Env[dict[str, np.ndarray], np.ndarray]):
+    """A runner who is paid for speed, and whom a speed above half costs 1 a step. Speed follows the action with a lag,
+    so the cost of an action comes later."""
+
+    def __init__(self, render_mode: str | None = None, reports: bool = True) -> None:
+        self.render_mode, self._reports = render_mode, reports
+        self.observation_space = spaces.Dict({"speed": spaces.Box(-1.0, 1.0, (1,), np.float32)})
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self._speed, self._steps = 0.0, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)
+        self._speed, self._steps = float(self.np_random.uniform(-0.3, 0.3)), 0
+        return self._obs(), {}
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        self._speed += 0.5 * (float(action[0]) - self._speed)
+        self._steps += 1
+        info = {"cost": float(self._speed > 0.5)} if self._reports else {}
+        return self._obs(), self._speed, False, self._steps >= 10, info
+
+    def demonstrator(self, rng: np.random.Generator) -> Callable[[dict], np.ndarray]:
+        """Keeps to a pace of its own, which may be a costly one."""
+        pace = rng.uniform(0.2, 1.0)
+        return lambda obs: np.clip(rng.normal(pace, 0.1, 1), -1.0, 1.0)
+
+    def _obs(self) -> dict[str, np.ndarray]:
+        return {"speed": np.array([self._speed], np.float32)}
+
+
 for name, kwargs in {"Tiny-v0": {}, "TinySilent-v0": {"reports": False}, "TinyHuge-v0": {"reward": 3e38}}.items():
     if name not in gym.registry:
         gym.register(name, entry_point=Tiny, kwargs=kwargs)
+for name, kwargs in {"Fast-v0": {}, "FastSilent-v0": {"reports": False}}.items():
+    if name not in gym.registry:
+        gym.register(name, entry_point=Fast, kwargs=kwargs)

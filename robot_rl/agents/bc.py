@@ -59,6 +59,11 @@ class BC:
         return _update(self, batch.obs[STATE], batch.action)
 
     @property
+    def stored(self) -> dict[str, tuple[int, ...]]:
+        """Nothing besides the usual."""
+        return {}
+
+    @property
     def policy(self) -> Any:
         """Parameters of the actor."""
         return self.actor.params

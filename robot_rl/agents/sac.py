@@ -2,7 +2,7 @@
 
 One update is ``utd_ratio`` critic updates, each followed by a Polyak step of the target, then one update of the actor
 and one of the temperature, all in one compiled scan. Every network has its own optimiser, so that a network that is
-not updated does not move at all (Adam on a zero gradient still moves).
+not updated does not move at all (Adam on a zero gradient still moves). ``constraint`` bounds costs: _constraint.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import optax
 from gymnasium import spaces
 
 from robot_rl import losses, nets
+from robot_rl.agents import _constraint
 from robot_rl.config import check, choice, number
 from robot_rl.spaces import STATE, action_size, state_size
 from robot_rl.types import Transition
@@ -47,6 +48,14 @@ class Config:
     critic_learning_rate: float = number(3e-4, 0.0, 1.0)
     temperature_learning_rate: float = number(3e-4, 0.0, 1.0)
 
+    constraint: str = choice("none", _constraint.CONSTRAINTS, "on the costs that the environment reports")
+    cost_discount: float = number(0.9, 0.0, 0.9999, "of costs, per policy step: how far ahead they are seen")
+    cost_limit: float = number(0.02, 0.0, 1e6, "lagrangian: mean cost per step that is allowed")
+    init_multiplier: float = number(1.0, 0.0, 1e6, "lagrangian: lam at the start, reward per cost")
+    multiplier_learning_rate: float = number(0.05, 0.0, 1e3, "lagrangian: of lam, per actor update")
+    risk_threshold: float = number(0.2, 0.0, 1.0, "recovery: risk from which on an action is replaced")
+    candidates: int = number(64, 2, 65536, "recovery: actions to find the least risky of, half of them the policy's")
+
     batch_size: int = number(256, 1, 65536, "transitions per critic update")
     utd_ratio: int = number(1, 1, 1000, "critic updates per environment step, and per actor update")
     demo_share: float = number(0.0, 0.0, 1.0, "share of each batch that comes from demonstrations")
@@ -68,6 +77,7 @@ class SAC:
     critic: nets.Trained  # stacked (N, ...)
     target: Any  # parameters like the critic's
     temperature: nets.Trained  # log alpha, scalar
+    cost: _constraint.Cost | None  # None where nothing is constrained
     key: jax.Array
     config: Config = field(metadata={"static": True})
     action_dim: int = field(metadata={"static": True})
@@ -76,23 +86,44 @@ class SAC:
         """A flat policy carries nothing."""
 
     def act(self, obs: dict, carry: Any, key: jax.Array, explore: bool) -> tuple[jax.Array, Any, dict]:
-        """Action (..., A) in [-1, 1]: drawn when exploring, else tanh of the mean (``key`` is not read)."""
+        """Action (..., A) in [-1, 1]: drawn when exploring, else tanh of the mean (``key`` is not read).
+
+        With recovery it may be replaced; the third value then has what the policy had "proposed".
+        """
+        if self.config.constraint == "recovery":
+            action, proposed = _act_safely(self.policy, obs[STATE], key, self.config, self.action_dim, explore)
+            return action, carry, {"proposed": proposed}
         return _act(self.actor.params, obs[STATE], key, self.config, self.action_dim, explore), carry, {}
 
     def update(self, batch: Transition) -> tuple[SAC, dict[str, jax.Array]]:
         """``batch`` leaves are (U, B, ...): U critic updates, one of the actor, one of the temperature.
 
-        ``batch.extra["source"]`` (U, B), where there is one, is DEMONSTRATIONS for rows to clone.
+        ``batch.extra["source"]`` (U, B), where there is one, is DEMONSTRATIONS for rows to clone. Raises ValueError
+        where ``batch.extra`` lacks what is ``stored``.
         """
         source = (batch.extra or {}).get("source")
-        return _update(self, batch._replace(extra=None), None if source is None else source[-1] == DEMONSTRATIONS)
+        batch = _constraint.take(batch, self.config, self.action_dim)
+        return _update(self, batch, None if source is None else source[-1] == DEMONSTRATIONS)
+
+    @property
+    def stored(self) -> dict[str, tuple[int, ...]]:
+        """What a constraint learns from besides the usual, by shape."""
+        return _constraint.stored(self.config, self.action_dim)
 
     @property
     def policy(self) -> Any:
-        """Parameters of the actor."""
+        """Parameters of the actor; with recovery (actor, risk critic)."""
+        if self.config.constraint == "recovery":
+            assert self.cost is not None
+            return self.actor.params, self.cost.critic.params
         return self.actor.params
 
     def with_policy(self, policy: Any) -> SAC:
+        if self.config.constraint == "recovery":
+            assert self.cost is not None
+            policy, risk = policy
+            cost = self.cost._replace(critic=self.cost.critic._replace(params=risk))
+            return replace(self, actor=self.actor._replace(params=policy), cost=cost)
         return replace(self, actor=self.actor._replace(params=policy))
 
 
@@ -103,11 +134,13 @@ def make(config: Config, observation_space: spaces.Space, action_space: spaces.S
     actor = _actor(config, action_dim).init(actor_key, jnp.zeros((1, state_dim)))["params"]
     critic = nets.init_ensemble(_critic(config), critic_key, config.critics, state_dim, action_dim)
     temperature = jnp.log(jnp.float32(config.init_temperature))
+    cost_key = jax.random.fold_in(critic_key, 1)  # of its own: the other networks begin as without a constraint
     return SAC(
         nets.trained(optax.adam(config.actor_learning_rate), actor),
         nets.trained(optax.adam(config.critic_learning_rate), critic),
         critic,
         nets.trained(optax.adam(config.temperature_learning_rate), temperature),
+        _constraint.make(config, _critic(config), cost_key, state_dim, action_dim),
         key,
         config,
         action_dim,
@@ -129,6 +162,23 @@ def _act(params: Any, state: jax.Array, key: jax.Array, config: Config, action_d
     return nets.sample_squashed(key, mean, log_std)[0] if explore else jnp.tanh(mean)
 
 
+@partial(jax.jit, static_argnames=("config", "action_dim", "explore"))
+def _act_safely(
+    policy: tuple[Any, Any], state: jax.Array, key: jax.Array, config: Config, action_dim: int, explore: bool
+) -> tuple[jax.Array, jax.Array]:
+    """The action to execute and the one the policy proposed, (..., A) each."""
+    actor_params, risk_params = policy
+    mean, log_std = nets.apply_gaussian(_actor(config, action_dim), actor_params, state)
+    if not explore:
+        key = jnp.zeros(2, jnp.uint32)  # the same candidates each time: the same state gives the same action
+    key, pool_key = jax.random.split(key)
+    proposed = nets.sample_squashed(key, mean, log_std)[0] if explore else jnp.tanh(mean)
+    limits = config.risk_threshold, config.candidates
+    return _constraint.recover(
+        risk_params, _critic(config), state, proposed, mean, log_std, pool_key, *limits
+    ), proposed
+
+
 def _draw(agent: SAC, actor_params: Any, state: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     mean, log_std = nets.apply_gaussian(_actor(agent.config, agent.action_dim), actor_params, state)
     return nets.sample_squashed(key, mean, log_std)
@@ -137,9 +187,31 @@ def _draw(agent: SAC, actor_params: Any, state: jax.Array, key: jax.Array) -> tu
 @jax.jit
 def _update(agent: SAC, batch: Transition, is_expert: jax.Array | None) -> tuple[SAC, dict[str, jax.Array]]:
     key, next_key, subset_key, actor_key = jax.random.split(agent.key, 4)
+    cost_metrics: dict[str, jax.Array] = {}
+    if agent.cost is not None:
+        agent, cost_metrics = _update_cost(agent, agent.cost, batch, next_key, actor_key)
+        batch = batch._replace(action=batch.extra.get("proposed", batch.action), extra=None)
     agent, critic_metrics = _update_critics(agent, batch, next_key, subset_key)
     agent, actor_metrics = _update_actor(agent, batch.obs[STATE][-1], batch.action[-1], is_expert, actor_key)
-    return replace(agent, key=key), critic_metrics | actor_metrics
+    return replace(agent, key=key), critic_metrics | actor_metrics | cost_metrics
+
+
+def _update_cost(
+    agent: SAC, cost: _constraint.Cost, batch: Transition, next_key: jax.Array, actor_key: jax.Array
+) -> tuple[SAC, dict[str, jax.Array]]:
+    """What the constraint learns from a batch (U, B, ...), with the actions that the reward's part draws as well."""
+    config, network, params = agent.config, _critic(agent.config), agent.actor.params
+    action, _ = _draw(agent, params, batch.obs[STATE][-1], actor_key)
+    next_action, _ = _draw(agent, params, batch.next_obs[STATE], next_key)
+    if config.constraint == "recovery":
+        next_state, pool_key = batch.next_obs[STATE], jax.random.fold_in(next_key, 1)
+        mean, log_std = nets.apply_gaussian(_actor(config, agent.action_dim), params, next_state)
+        limits = config.risk_threshold, min(config.candidates, _constraint.TARGET_CANDIDATES)
+        next_action = _constraint.recover(
+            cost.critic.params, network, next_state, next_action, mean, log_std, pool_key, *limits
+        )
+    cost, metrics = _constraint.update(cost, network, batch, next_action, action, config)
+    return replace(agent, cost=cost), metrics
 
 
 def _update_critics(
@@ -185,11 +257,16 @@ def _update_actor(
     agent: SAC, state: jax.Array, expert: jax.Array, is_expert: jax.Array | None, key: jax.Array
 ) -> tuple[SAC, dict[str, jax.Array]]:
     """One update of the actor, and one of the temperature, on states (B, D); ``expert`` (B, A) where ``is_expert``."""
-    config = agent.config
+    config, cost = agent.config, agent.cost
+    multiplier = None if cost is None else cost.multiplier
 
     def value_of(action: jax.Array) -> jax.Array:
         q = nets.apply_ensemble(_critic(config), agent.critic.params, state, action)  # (N, B)
-        return jnp.min(q, axis=0) if config.actor_critics == "min" else jnp.mean(q, axis=0)
+        q = jnp.min(q, axis=0) if config.actor_critics == "min" else jnp.mean(q, axis=0)
+        if cost is None or multiplier is None:
+            return q
+        cost_q = _constraint.evaluate(cost.critic.params, _critic(config), state, action)
+        return losses.penalised_value(q, cost_q, multiplier)
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
         action, log_prob = _draw(agent, params, state, key)
@@ -199,7 +276,8 @@ def _update_actor(
             value += config.cloning_weight * losses.filtered_cloning_loss(
                 action, expert, q, value_of(expert), is_expert
             )
-        return value, log_prob
+        # The same minimum, but steps that do not grow with the multiplier, however far it has to go.
+        return value if multiplier is None else value / (1.0 + multiplier), log_prob
 
     (value, log_prob), grads = jax.value_and_grad(loss, has_aux=True)(agent.actor.params)
     target_entropy = -float(agent.action_dim) if config.target_entropy is None else config.target_entropy
