@@ -284,9 +284,9 @@ def guard_tick(
     Order: fault, finite check and trips, lease, box, speed, leash. A fault freezes the reference and the gripper; an
     expired lease only lets the leash act, so that an arm pushed away gives way.
     """
-    if memory.fault[0] != NO_FAULT:
-        return
     fault = find_fault(limits, q_rad, dq_radps, pos_m, quat_xyzw, wrench)
+    if memory.fault[0] != NO_FAULT and fault != NOT_FINITE:  # no hold, for whatever reason, outlives its measurements
+        return
     if fault != NO_FAULT:
         memory.fault[0] = fault
         if fault != NOT_FINITE:  # else the last reference stands: there is no pose to trust

@@ -1,4 +1,4 @@
-"""The command line: ``robot-rl tasks | demo | train | eval | plot | video | bench``.
+"""The command line: ``robot-rl tasks | demo | train | eval | plot | video | study | bench``.
 
 Only what parses the command is imported here; each command imports what it needs, so that ``--help`` answers at once.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import (
@@ -126,6 +126,8 @@ class Eval:
     """a folder in DIR/checkpoints"""
     json: bool = False
     """print one JSON object"""
+    set: Settings = ()
+    """settings of task, arm, guard and energy to change for the evaluation, such as energy.enforce=false"""
 
     def execute(self) -> int:
         from robot_rl.commands import evaluate
@@ -135,12 +137,21 @@ class Eval:
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw learning curves of runs to a PNG: mean and 95 % confidence band over the seeds of each task and agent."""
+    """Draw learning curves of runs to a PNG: mean and 95 % confidence band over the seeds of each task and agent.
+
+    With --energy, one evaluation episode of one run instead: ledger, filter and contact force over time.
+    """
 
     dirs: Positional[tuple[Path, ...]]
     """run folders"""
-    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: curves.png in the first DIR)")] = None
+    out: Annotated[
+        Path | None, arg(metavar="FILE", help_behavior_hint="(default: curves.png or energy.png in the first DIR)")
+    ] = None
     """PNG file, not there yet"""
+    energy: bool = False
+    """play an episode in simulation and draw its energy"""
+    seed: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the run's)")] = None
+    """of the episode that --energy draws"""
 
     def execute(self) -> int:
         from robot_rl.commands import plot
@@ -169,6 +180,37 @@ class Video:
 
 
 @dataclass(frozen=True)
+class Study:
+    """Do policies trained to respect energy need the passivity filter? Trains {agnostic, aware} x {filter off, on},
+    evaluates each without and with the filter, and makes a table and plots. Given again, it goes on where it was."""
+
+    name: Positional[Literal["passivity"]]
+    """the only study there is"""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/passivity-TASK)")] = None
+    """folder of the study"""
+    task: str = "maze"
+    arm: str = "panda"
+    agent: str = "rlpd"
+    steps: int = 5_000
+    """environment steps of each training"""
+    budget_j: float = 0.6
+    """energy that an episode may spend"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """of the trainings"""
+    episodes: int = 50
+    """of each evaluation, the same ones in all of them"""
+    jobs: int = 2
+    """trainings and evaluations at a time, one thread each where they are several"""
+    set: Settings = ()
+    """settings that all trainings share, such as task.friction=0.5"""
+
+    def execute(self) -> int:
+        from robot_rl.commands import study
+
+        return study(self)
+
+
+@dataclass(frozen=True)
 class Bench:
     """Run the repository's benchmarks; each prints one JSON line."""
 
@@ -188,13 +230,14 @@ Command = (
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Video, subcommand("video")]
+    | Annotated[Study, subcommand("study")]
     | Annotated[Bench, subcommand("bench")]
 )
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status. What a user can mend is one line on stderr, and 2."""
-    command: Tasks | Demo | Train | Eval | Plot | Video | Bench = tyro.cli(
+    command: Tasks | Demo | Train | Eval | Plot | Video | Study | Bench = tyro.cli(
         Command,
         prog="robot-rl",
         description="Real-world reinforcement learning for robot arms.",

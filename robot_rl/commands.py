@@ -124,12 +124,13 @@ def describe_demonstrations(path: Path) -> int:
 def evaluate(command: cli.Eval) -> int:
     """``robot-rl eval``."""
     from robot_rl import evaluate as evaluation
+    from robot_rl.energy import describe
     from robot_rl.log import Progress, percent
     from robot_rl.run import load_agent
 
     if command.episodes < 1:
         raise ValueError(f"--episodes {command.episodes}: give at least 1")
-    run, env, encoder, agent = load_agent(command.dir, command.checkpoint)
+    run, env, encoder, agent = load_agent(command.dir, command.checkpoint, settings=sum(command.set, ()))
     seed = run.seed if command.seed is None else command.seed
     try:
         with Progress(f"evaluating {run.task} {run.agent}", command.episodes) as progress:
@@ -154,16 +155,44 @@ def evaluate(command: cli.Eval) -> int:
             f"success: {result.successes} of {result.episodes} episodes, {percent(result.success_rate)} "
             f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
         )
+    if result.energy is not None:
+        print(describe(result.energy))
     return 0
 
 
 def plot(command: cli.Plot) -> int:
     """``robot-rl plot``: prints the file."""
+    from robot_rl import energy_plot
     from robot_rl.plot import plot as draw
 
-    out = _output(command.out, command.dirs[0] / "curves.png", (".png",))
-    draw(command.dirs, out)
+    if not command.dirs:
+        raise ValueError("give a run folder, such as runs/reach-rlpd-0")
+    if command.energy and len(command.dirs) > 1:
+        raise ValueError(f"--energy draws one run, not {len(command.dirs)}: give one folder")
+    if command.seed is not None and not command.energy:
+        raise ValueError(f"--seed {command.seed} is of the episode that --energy draws: leave it out, or add --energy")
+    out = _output(command.out, command.dirs[0] / ("energy.png" if command.energy else "curves.png"), (".png",))
+    if command.energy:
+        _say(energy_plot.plot(command.dirs[0], out, command.seed))
+    else:
+        draw(command.dirs, out)
     print(out)
+    return 0
+
+
+def study(command: cli.Study) -> int:
+    """``robot-rl study passivity``: prints the table."""
+    from robot_rl import study as studying
+    from robot_rl.interrupt import Interrupted
+
+    names = ("task", "arm", "agent", "steps", "budget_j", "seeds", "episodes")
+    plan = studying.Plan(**{name: getattr(command, name) for name in names}, settings=sum(command.set, ()))
+    try:
+        table = studying.study(plan, command.out or Path("runs") / f"passivity-{plan.task}", command.jobs)
+    except Interrupted as interrupted:
+        _say(str(interrupted))
+        return interrupted.code
+    print(table, end="")
     return 0
 
 

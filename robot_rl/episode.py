@@ -79,9 +79,13 @@ def cost_of(info: Mapping[str, Any]) -> float | None:
 
 
 def rollout(
-    env: gym.Env, act: Callable[[Any], np.ndarray], seed: int, stop: Callable[[], bool] = lambda: False
+    env: gym.Env,
+    act: Callable[[Any], np.ndarray],
+    seed: int,
+    stop: Callable[[], bool] = lambda: False,
+    on_info: Callable[[Mapping[str, Any]], None] = lambda info: None,
 ) -> tuple[Episode, bool | None] | None:
-    """Play one episode with ``act(obs) -> action``.
+    """Play one episode with ``act(obs) -> action``; ``on_info`` is given the info of each step.
 
     Returns the episode and whether it succeeded (None: the environment does not tell), or None where ``stop`` said so
     before its end.
@@ -97,6 +101,7 @@ def rollout(
             return None
         action = np.asarray(act(obs), np.float32)
         obs, reward, terminated, truncated, info = env.step(action)
+        on_info(info)
         success = success_of(info)
         rows.append(flatten(obs))
         steps.append((action, float(reward), bool(terminated), bool(truncated), bool(success)))

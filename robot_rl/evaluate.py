@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from robot_rl.energy import EpisodeEnergy, summarize
 from robot_rl.episode import Episode, episode_seed, rollout
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Evaluation:
     mean_length: float | None  # steps
     mean_cost: float | None  # per step; None where the environment does not tell it
     seed: int
+    energy: dict[str, float | None] | None = None  # energy.summarize; None where the environment does not tell
 
 
 def policy(agent: Agent, encoder: Encoder) -> Callable[[Any], np.ndarray]:
@@ -57,13 +59,16 @@ def evaluate(
 ) -> Evaluation:
     """Play ``episodes`` episodes whose seeds no training with any seed uses; fewer where ``stop`` says so."""
     played: list[Episode] = []
+    energies: list[EpisodeEnergy] = []
     successes: int | None = None
     for index in range(episodes):
-        result = rollout(env, policy(agent, encoder), episode_seed(seed, "eval", index), stop)
+        energy = EpisodeEnergy()
+        result = rollout(env, policy(agent, encoder), episode_seed(seed, "eval", index), stop, energy.add)
         if result is None:
             break
         episode, success = result
         played.append(episode)
+        energies.append(energy)
         if success is not None:
             successes = (successes or 0) + success
         on_episode(len(played), None if successes is None else successes / len(played))
@@ -78,6 +83,7 @@ def evaluate(
         mean_length=float(np.mean([len(episode) for episode in played])) if count else None,
         mean_cost=float(np.mean(np.concatenate(costs), dtype=np.float64)) if costs else None,
         seed=seed,
+        energy=summarize(energies),
     )
 
 

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,16 +142,18 @@ def create(folder: Path, run: Run) -> None:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     choice = {name: getattr(run, name) for name in ("task", "arm", "world", "agent", "settings", "demos", "seed")}
-    about = {
+    write_json(folder / "run.json", {"format": FORMAT, **choice, "configs": configs(run), **origin()})
+
+
+def origin() -> dict[str, Any]:
+    """Where results come from: the command, the versions, the commit, the machine and the time."""
+    return {
+        "command": shlex.join(sys.argv),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "git_commit": _git_commit(),
         "platform": platform.platform(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    write_json(
-        folder / "run.json",
-        {"format": FORMAT, "command": shlex.join(sys.argv), **choice, "configs": configs(run), **about},
-    )
 
 
 def extend(folder: Path, train: TrainConfig) -> None:
@@ -220,15 +222,19 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_agent(
-    folder: Path, checkpoint: Path | None = None, render_mode: str | None = None
+    folder: Path, checkpoint: Path | None = None, render_mode: str | None = None, settings: Sequence[str] = ()
 ) -> tuple[Run, gym.Env, Encoder, Agent]:
     """Run, environment, encoder and trained agent of a run folder, from its newest checkpoint or the one given.
 
-    Raises FileNotFoundError where there is none and ValueError for the checkpoint of another task or agent.
+    ``settings`` such as "energy.enforce=false" change the environment from what the agent was trained in. Raises
+    FileNotFoundError where there is no checkpoint, and ValueError for that of another task or agent.
     """
     from robot_rl.checkpoint import load as load_checkpoint
 
     run = load(folder)
+    if settings and run.world == GYM:
+        raise ValueError(f"setting '{settings[0]}': {run.task} is a Gymnasium environment and takes no settings")
+    run = replace(run, settings=(*run.settings, *settings))
     path = newest(folder) if checkpoint is None else checkpoint
     check_metadata(run, path)
     env = make_env(run, render_mode)

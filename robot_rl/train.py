@@ -23,6 +23,7 @@ import numpy as np
 
 from robot_rl import checkpoint
 from robot_rl.demo import demonstrator_of, record
+from robot_rl.energy import EpisodeEnergy
 from robot_rl.episode import cost_of, episode_seed, success_of
 from robot_rl.evaluate import Evaluation, evaluate
 from robot_rl.files import FolderLock, disk_errors, sync_folder, write_json
@@ -210,6 +211,7 @@ def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
     costs: list[float | None] = []
     success: bool | None = None
     total, length, faults = 0.0, 0, 0
+    energy = EpisodeEnergy()
     terminated = truncated = False
     while not (terminated or truncated):
         stop()  # says at once that a signal was heard; the episode is played out all the same
@@ -227,6 +229,7 @@ def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
             metrics.append(step_metrics)
             counters.updates += len(batch.reward)
         obs, reward, terminated, truncated, info = session.env.step(action)
+        energy.add(info)
         following = encoder.encode(obs)
         costs.append(_cost(session, info))
         ends = bool(terminated), bool(truncated)
@@ -240,6 +243,7 @@ def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
         counters.recent = [*counters.recent, success][-run.train.window :]
     row: dict[str, Any] = {"env_steps": counters.env_steps, "updates": counters.updates, "episodes": counters.episodes}
     row |= {"return": total, "length": length, "faults": faults, "success_rate": session.success_rate}
+    row |= energy.row()
     row |= {} if None in costs else {"cost": float(np.mean(np.asarray(costs, np.float64)))}
     return row | {"success": None if success is None else int(success)} | _mean(metrics)
 
@@ -403,6 +407,7 @@ def summarize(session: Session, result: Evaluation, wall_s: float) -> dict[str, 
         "eval_episodes": result.episodes,
         "mean_return": result.mean_return,
         "mean_length": result.mean_length,
+        "energy": result.energy,
         "mean_cost": result.mean_cost,
         "env_steps": counters.env_steps,
         "updates": counters.updates,

@@ -217,6 +217,7 @@ def fast(constraint: str, agent: str = "sac", env: str = "Fast-v0", demos: Path 
     settings = ["hidden=32,32", "batch_size=64", "utd_ratio=2", "discount=0.9", "polyak=0.02", "critics=2"]
     settings += [f"{name}_learning_rate=3e-3" for name in ("actor", "critic", "temperature")]
     settings += ["init_temperature=0.1", f"constraint={constraint}"]
+    settings += ["init_multiplier=1.0", "multiplier_learning_rate=0.05"]  # it has 450 updates to find its place
     settings += ["start_steps=50", "learning_starts=50"] if agent == "sac" else []
     chosen = [f"agent.{text}" for text in settings]
     return choose(f"tiny_env:{env}", "", "gym", agent, config, chosen, str(demos) if demos else None)

@@ -166,7 +166,8 @@ def book(limits: EnergyLimits, memory: EnergyMemory, work_j: float, credit_j: fl
 
 @kernel
 def charge(limits: EnergyLimits, memory: EnergyMemory, tau_nm: Array, q_rad: Array, dt_s: float) -> None:
-    """Charge the work of ``tau_nm`` (dof,), the torque that was applied since the last sample, ``dt_s`` ago.
+    """Charge the work of ``tau_nm`` (dof,), the torque that was applied since the last sample, ``dt_s`` ago: where
+    samples were lost, the time that has really passed, at most ``hold_ticks`` periods.
 
     Friction took at least ``c |dq| + b dq^2 / dt`` meanwhile, by whatever way the joint went (Cauchy and Schwarz).
     Where either sample is not finite, the most that the torque can have done is charged.
@@ -184,7 +185,7 @@ def charge(limits: EnergyLimits, memory: EnergyMemory, tau_nm: Array, q_rad: Arr
     else:
         for i in range(len(q_rad)):
             if tau_nm[i] != 0.0:  # a joint without a speed limit and without a torque does no work
-                work_j += abs(tau_nm[i]) * limits.speed_radps[i] * dt_s * limits.hold_ticks
+                work_j += abs(tau_nm[i]) * limits.speed_radps[i] * dt_s
     memory.known[0] = finite
     if finite:
         for i in range(len(q_rad)):

@@ -165,7 +165,7 @@ def ramp_cost(limits: EnergyLimits, tau_nm: Array, dt_s: float) -> float:
     total = 0.0
     for i in range(len(tau_nm)):
         torque, step = abs(tau_nm[i]), limits.dtau_nmps[i] * dt_s
-        if torque > 0.0:
+        if torque != 0.0:  # NaN, too, so that no ledger pays for it
             ticks = math.floor(torque / step) if torque > step else 0  # before the last, on the way down
             series = (ticks + 1) * torque - (0.5 * step * ticks * (ticks + 1) if ticks > 0 else 0.0)
             total += limits.speed_radps[i] * series
@@ -180,6 +180,7 @@ def limit_torque(
 
     ``wanted_nm`` is within the torque rate of ``previous_nm``, the last one commanded. What is in flight is set aside
     first; of the rest the torque chosen has to leave its own ``ramp_cost``, so that the next tick can still go down.
+    A torque that is no number is the fastest way down. ``dt_s`` is the control period, however late the tick is.
     """
     energy.beta[0] = 1.0
     tau_nm = wanted_nm
@@ -221,4 +222,4 @@ def _between(
         else:
             high = middle
     energy.beta[0] = low
-    return down + low * (wanted_nm - down)
+    return down + low * (wanted_nm - down) if low > 0.0 else down  # 0 * NaN is NaN

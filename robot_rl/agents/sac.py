@@ -51,8 +51,8 @@ class Config:
     constraint: str = choice("none", _constraint.CONSTRAINTS, "on the costs that the environment reports")
     cost_discount: float = number(0.9, 0.0, 0.9999, "of costs, per policy step: how far ahead they are seen")
     cost_limit: float = number(0.02, 0.0, 1e6, "lagrangian: mean cost per step that is allowed")
-    init_multiplier: float = number(1.0, 0.0, 1e6, "lagrangian: lam at the start, reward per cost")
-    multiplier_learning_rate: float = number(0.05, 0.0, 1e3, "lagrangian: of lam, per actor update")
+    init_multiplier: float = number(0.1, 0.0, 1e6, "lagrangian: lam at the start, reward per cost")
+    multiplier_learning_rate: float = number(0.001, 0.0, 1e3, "lagrangian: of lam, per actor update")
     risk_threshold: float = number(0.2, 0.0, 1.0, "recovery: risk from which on an action is replaced")
     candidates: int = number(64, 2, 65536, "recovery: actions to find the least risky of, half of them the policy's")
 
