@@ -146,6 +146,145 @@ class GuardedArm:
         After an empty ledger this grants the budget anew, as ``grant_energy`` does. Raises ValueError, and stays in the
         fault, while the arm measures what is not finite, or is to be granted energy while it moves or is touched.
         """
+        state = self._arm.read()
+        if self.energy_state == "float":
+            self._require_rest(state)
+        guarding.hold_here(self._memory, state)
+        if self.energy_state == "float":
+            ledger.grant(self._limits, self._energy)
+        self._memory.fault[0] = NO_FAULT
+
+    def grant_energy(self) -> None:
+        """Fill the ledger up to the budget: a person's act, or the beginning of an episode on a real arm.
+
+        An arm that floats goes on floating until ``clear_fault``. Raises ValueError while the arm moves or is touched:
+        energy granted then is no longer a bound on what is felt.
+        """
+        self._require_rest(self._arm.read())
+        if self.energy_state != "float":
+            ledger.grant(self._limits, self._energy)
+
+    def _require_rest(self, state: ArmState) -> None:
+        speed_radps = float(np.abs(state.dq_radps).max())
+        force_n = float(np.linalg.norm(state.tcp_wrench[:3]))
+        if not (speed_radps <= REST_RADPS and force_n <= REST_N):
+            raise ValueError(
+                f"energy is granted at rest and free of contact only: the fastest joint moves at {speed_radps:.3g} "
+                f"rad/s (at most {REST_RADPS}), the contact force is {force_n:.3g} N (at most {REST_N})"
+            )
+
+    def place(self, start: Start) -> ArmState: ...
+
+
+class GuardedArm:
+    """An arm that steps in lock-step runs guard and filter inside its own loop, with the torques it really applies. Any
+    other is commanded with the guarded reference at ``control_hz``, from here, and its ledger is sampled."""
+
+    def __init__(
+        self,
+        arm: Arm,
+        bounds: Bounds,
+        config: guarding.Config | None = None,
+        energy: ledger.Config | None = None,
+    ) -> None:
+        self._arm = arm
+        self._twin = arm if isinstance(arm, LockstepArm) else None
+        self._config, self._energy_config = config or guarding.Config(), energy or ledger.Config()
+        self.limits = arm.limits
+        if self._twin is not None and not math.isclose(self._twin.control_hz, self._config.control_hz):
+            raise ValueError(
+                f"control_hz = {self._config.control_hz:g}: this arm steps in lock-step at {self._twin.control_hz:g} Hz"
+            )
+        self._guard = guarding.make_limits(bounds, arm.limits, self._config)
+        self._limits = ledger.make_limits(self._energy_config, bounds.energy_j, arm.limits, self._guard.trip_radps)
+        self.default_stiffness = arm.default_stiffness
+        self._law = None if self._twin is not None else sampled.spring_of(arm)
+        self._begin(arm.read())
+
+    def _begin(self, state: ArmState) -> None:
+        """Guard and ledger as at the beginning of an episode."""
+        self._memory = guarding.make_memory(state, self.default_stiffness)
+        self._energy = ledger.make_memory(self._limits, self._energy_config.delay_ticks)
+
+    @property
+    def fault(self) -> str:
+        """Why the guard holds the arm, or an empty string."""
+        return FAULTS[self._memory.fault[0]]
+
+    @property
+    def clips(self) -> dict[str, int]:
+        """Control ticks in which each clip acted, since the guard was made or placed."""
+        return dict(zip(CLIPS, self._memory.clips.tolist(), strict=True))
+
+    @property
+    def energy(self) -> dict[str, float]:
+        """The last ``wait`` in numbers: the ledger at its end, and what was extreme on the way (ledger.summarize)."""
+        return ledger.summarize(self._limits, self._energy, self._energy_config.low_share)
+
+    @property
+    def energy_state(self) -> str:
+        return ledger.STATES[self._energy.state[0]]
+
+    @property
+    def energy_trace(self) -> Array:
+        """One row (``ledger.TRACE``) for each control tick of the last ``wait``."""
+        return self._energy.trace[: self._energy.row[0]].copy()
+
+    def readings(self) -> dict[str, np.ndarray]:
+        """``energy`` (2,): free energy as a share of the budget, in [-1, 1], and the least alpha of the last wait."""
+        free_j = float(self._energy.ledger_j[0] - self._energy.potential_j[0])
+        share = free_j / self._limits.budget_j if self._limits.budget_j > 0.0 else 0.0
+        alpha = self._energy.trace[: self._energy.row[0], ledger.ALPHA].min(initial=1.0)
+        return {"energy": np.array([min(max(share, -1.0), 1.0), alpha])}
+
+    def read(self) -> ArmState:
+        return self._arm.read()
+
+    def command(self, command: ArmCommand) -> None:
+        """Begin a new lease; raises ValueError on what is not finite, misshapen or beyond this arm."""
+        if command.stiffness is not None and "stiffness" in self.limits.cannot:
+            raise ValueError("ArmCommand.stiffness: this arm cannot change its stiffness; leave it None")
+        guarding.take_command(self._memory, command, self.default_stiffness)
+
+    def wait(self, dt_s: float) -> ArmState:
+        """Let ``dt_s`` pass under guard. A fault holds the arm; it does not raise."""
+        ticks = round(dt_s * self._config.control_hz)
+        if ticks > len(self._energy.trace):
+            self._energy = self._energy._replace(trace=np.zeros((ticks, len(ledger.TRACE))))
+        self._energy.row[0] = 0
+        if self._twin is not None:
+            return self._twin.wait_guarded(self._guard, self._memory, self._limits, self._energy, dt_s)
+        period_s = 1.0 / self._config.control_hz
+        state, elapsed_s = self._arm.read(), period_s
+        for _ in range(ticks):
+            self._tick(state, elapsed_s)
+            begun_s, state = state.t_s, self._arm.wait(period_s)
+            elapsed_s = max(state.t_s - begun_s, period_s)  # a late loop ages the lease by what has really passed
+        return state
+
+    def _tick(self, state: ArmState, dt_s: float) -> None:
+        """Guard and filter of an arm that closes its own loop, then the reference that is left of the command."""
+        memory, pose = self._memory, (state.tcp_pos_m, state.tcp_quat_xyzw)
+        assert self._law is not None
+        sampled.charge(self._limits, self._energy, memory, *pose, state.tcp_twist, self._law, dt_s)
+        before = passivity.reference_of(memory)
+        guard_tick(self._guard, memory, state.q_rad, state.dq_radps, *pose, state.tcp_wrench, dt_s)
+        passivity.limit_reference(self._limits, self._energy, memory, before, *pose, self._law)
+        ledger.record(self._energy, state.tcp_wrench)
+        stiffness = None if "stiffness" in self.limits.cannot else memory.stiffness.copy()
+        self._arm.command(ArmCommand(memory.pos_m.copy(), memory.quat_xyzw.copy(), float(memory.gripper[0]), stiffness))
+
+    def stop(self) -> None:
+        """Stop the arm and end the lease. Not latched: the next command moves it again."""
+        self._arm.stop()
+        guarding.drop_command(self._memory)
+
+    def clear_fault(self) -> None:
+        """A person's word that the cause is gone: hold at the measured pose and take commands again.
+
+        After an empty ledger this grants the budget anew, as ``grant_energy`` does. Raises ValueError, and stays in the
+        fault, while the arm measures what is not finite, or is to be granted energy while it moves or is touched.
+        """
         if self.energy_state == "float":
             self.grant_energy()
         guarding.hold_here(self._memory, self._arm.read())

@@ -89,7 +89,7 @@ def make_law(config: Config, limits: ArmLimits, posture_rad: Array) -> Law:
 
 
 @kernel
-def _turned(quat_xyzw: Array, target_quat_xyzw: Array) -> Array:
+def turned(quat_xyzw: Array, target_quat_xyzw: Array) -> Array:
     """The quaternion (4,) of R R_d^T with the scalar part >= 0: the shorter way round."""
     error = quat_multiply(quat_xyzw, quat_conjugate(target_quat_xyzw))
     if error[3] < 0.0:
@@ -99,7 +99,20 @@ def _turned(quat_xyzw: Array, target_quat_xyzw: Array) -> Array:
 
 
 @kernel
-def _saturation_j(stiffness: Array, clip_rad: float) -> float:
+def axis_potential(stiffness: float, error_m: float, clip_m: float) -> float:
+    """Energy, J, of one axis of the translational spring."""
+    error_m = abs(error_m)
+    return stiffness * (0.5 * error_m * error_m if error_m <= clip_m else clip_m * error_m - 0.5 * clip_m * clip_m)
+
+
+@kernel
+def saturated(potential_j: float, limit_j: float) -> float:
+    """Energy, J, of the rotational spring, whose unsaturated potential is given."""
+    return potential_j if potential_j <= limit_j else 2.0 * math.sqrt(potential_j * limit_j) - limit_j
+
+
+@kernel
+def saturation_j(stiffness: Array, clip_rad: float) -> float:
     """The potential V_c beyond which the rotational spring pulls no harder."""
     return 0.5 * (stiffness[3] + stiffness[4] + stiffness[5]) / 3.0 * clip_rad * clip_rad
 
@@ -119,10 +132,10 @@ def spring_wrench(
     for i in range(3):
         error = pos_m[i] - target_pos_m[i]
         out[i] = -stiffness[i] * min(max(error, -law.clip_m[i]), law.clip_m[i])
-    ex, ey, ez, eta = _turned(quat_xyzw, target_quat_xyzw)
+    ex, ey, ez, eta = turned(quat_xyzw, target_quat_xyzw)
     kx, ky, kz = stiffness[3] * ex, stiffness[4] * ey, stiffness[5] * ez
     potential = 2.0 * (ex * kx + ey * ky + ez * kz)
-    limit = _saturation_j(stiffness, law.clip_rad)
+    limit = saturation_j(stiffness, law.clip_rad)
     scale = -2.0 if potential <= limit else -2.0 * math.sqrt(limit / potential)
     # (eta I - [eps]x)^T k = eta k + eps x k
     out[3] = scale * (eta * kx + ey * kz - ez * ky)
@@ -141,12 +154,10 @@ def spring_potential(
     """
     total = 0.0
     for i in range(3):
-        error, clip = abs(pos_m[i] - target_pos_m[i]), law.clip_m[i]
-        total += stiffness[i] * (0.5 * error * error if error <= clip else clip * error - 0.5 * clip * clip)
-    ex, ey, ez, _ = _turned(quat_xyzw, target_quat_xyzw)
+        total += axis_potential(stiffness[i], pos_m[i] - target_pos_m[i], law.clip_m[i])
+    ex, ey, ez, _ = turned(quat_xyzw, target_quat_xyzw)
     potential = 2.0 * (stiffness[3] * ex * ex + stiffness[4] * ey * ey + stiffness[5] * ez * ez)
-    limit = _saturation_j(stiffness, law.clip_rad)
-    return total + (potential if potential <= limit else 2.0 * math.sqrt(potential * limit) - limit)
+    return total + saturated(potential, saturation_j(stiffness, law.clip_rad))
 
 
 @kernel
@@ -161,6 +172,12 @@ def joint_limit_torque(q_rad: Array, law: Law) -> Array:
         elif above > 0.0:
             out[i] = -law.joint_stiffness * above
     return out
+
+
+@kernel
+def braking_torque(dq_radps: Array, law: Law) -> Array:
+    """Torque (dof,) Nm that only slows the joints down."""
+    return -law.posture_damping * dq_radps
 
 
 @kernel

@@ -28,7 +28,7 @@ from controllers import impedance, jacobian, jit
 from controllers.filters import ledger, passivity
 from controllers.filters.ledger import FLOAT, EnergyLimits, EnergyMemory
 from controllers.guard import NOT_FINITE, GuardLimits, GuardMemory, guard_tick
-from controllers.impedance import Law, impedance_torque, limit_torque
+from controllers.impedance import Law, braking_torque, impedance_torque, limit_torque
 from controllers.jacobian import row_space, wrench_of
 from robot_rl import geometry
 from robot_rl.geometry import matrix_to_quat
@@ -140,8 +140,10 @@ def run_ticks(
         before = passivity.reference_of(memory)
         guard_tick(guard, memory, q, dq, plant.site_pos, quat, tick.wrench, dt_s)
         passivity.limit_reference(limits, energy, memory, before, plant.site_pos, quat, law)
-        if memory.fault[0] == NOT_FINITE or energy.state[0] == FLOAT:
-            wanted = np.zeros(dof)  # no pose to hold, or no energy to hold it: only gravity compensation stays
+        if memory.fault[0] == NOT_FINITE:
+            wanted = np.zeros(dof)  # no pose to hold: ramp the torque down, gravity compensation stays
+        elif energy.state[0] == FLOAT:
+            wanted = braking_torque(dq, law)  # no energy to hold one
         else:
             wanted = impedance_torque(
                 q,

@@ -40,6 +40,7 @@ class Config:
     reserve_j: float = number(0.05, 0.0, 10.0, "J never promised to springs; a ledger below it is depleted")
     low_share: float = number(0.3, 1e-3, 1.0, "share of the budget; with less of it free a policy step has a cost")
     friction_credit: float = number(0.0, 0.0, 0.8, "share of the arm's identified joint friction that is credited")
+    credit_deadband_rad: float = number(2e-5, 0.0, 1e-2, "rad per tick that are not credited: the encoders' noise")
     hold_ticks: int = number(1, 1, 50, "control ticks for which one torque may be held where samples are lost")
     delay_ticks: int = number(0, 0, 10, "control ticks from commanding a torque to applying it")
     inner_period_s: float = number(0.001, 1e-5, 0.01, "s, period of the law where it runs inside the vendor's box")
@@ -61,6 +62,7 @@ class EnergyLimits(NamedTuple):
     dtau_nmps: Array  # (dof,) fastest that a torque can change
     coulomb_nm: Array  # (dof,) credited share of the Coulomb friction
     viscous_nmspr: Array  # (dof,) Nm s/rad, credited share of the viscous friction
+    credit_deadband_rad: float
     hold_ticks: float
     inner_period_s: float
 
@@ -111,6 +113,7 @@ def make_limits(config: Config, energy_j: float, limits: ArmLimits, speed_radps:
         dtau_nmps=np.asarray(limits.dtau_max_nmps, np.float64),
         coulomb_nm=config.friction_credit * _friction(limits.coulomb_nm, limits.dof),
         viscous_nmspr=config.friction_credit * _friction(limits.viscous_nmspr, limits.dof),
+        credit_deadband_rad=float(config.credit_deadband_rad),
         hold_ticks=float(config.hold_ticks),
         inner_period_s=float(config.inner_period_s),
     )
@@ -170,7 +173,8 @@ def charge(limits: EnergyLimits, memory: EnergyMemory, tau_nm: Array, q_rad: Arr
     samples were lost, the time that has really passed, at most ``hold_ticks`` periods.
 
     Friction took at least ``c |dq| + b dq^2 / dt`` meanwhile, by whatever way the joint went (Cauchy and Schwarz).
-    Where either sample is not finite, the most that the torque can have done is charged.
+    Where either sample is not finite, the most that the torque can have done is charged; a sample that jumps further
+    than the joint can go earns no more than the joint could.
     """
     total = 0.0
     for i in range(len(q_rad)):
@@ -180,11 +184,13 @@ def charge(limits: EnergyLimits, memory: EnergyMemory, tau_nm: Array, q_rad: Arr
     if finite and memory.known[0]:
         for i in range(len(q_rad)):
             moved_rad = q_rad[i] - memory.q_rad[i]
-            work_j += tau_nm[i] * moved_rad
-            credit_j += limits.coulomb_nm[i] * abs(moved_rad) + limits.viscous_nmspr[i] * moved_rad * moved_rad / dt_s
+            slid_rad = max(abs(moved_rad) - limits.credit_deadband_rad, 0.0)
+            if tau_nm[i] != 0.0:  # a joint without a speed limit and without a torque does no work
+                work_j += max(tau_nm[i] * moved_rad, -abs(tau_nm[i]) * limits.speed_radps[i] * dt_s)
+            credit_j += limits.coulomb_nm[i] * slid_rad + limits.viscous_nmspr[i] * slid_rad * slid_rad / dt_s
     else:
         for i in range(len(q_rad)):
-            if tau_nm[i] != 0.0:  # a joint without a speed limit and without a torque does no work
+            if tau_nm[i] != 0.0:
                 work_j += abs(tau_nm[i]) * limits.speed_radps[i] * dt_s
     memory.known[0] = finite
     if finite:

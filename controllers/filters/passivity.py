@@ -1,7 +1,8 @@
 """The passivity filter: no command and no torque that the energy ledger cannot pay for.
 
 In the order of one control tick: ``charge`` enters what the last torque did; ``limit_reference`` lets a stiffening
-(gamma) and a step of the reference (alpha) through as far as the springs' potential V stays within L - reserve;
+(gamma) and a step of the reference (alpha) through as far as the springs' potential V stays within L - reserve, and
+has the reference give way where it does not;
 ``limit_torque`` is the hard valve (beta), which keeps L >= 0 whatever law, contact or policy do: it always leaves as
 much as bringing the torque down at the arm's own torque rate can cost. An empty ledger floats: torque to zero,
 reference at the measured pose, until a person or a new episode grants energy. It needs one assumption, that no joint
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from controllers.filters.ledger import FLOAT, HOLD, NORMAL, THROTTLE, EnergyLimits, EnergyMemory
 from controllers.guard import ENERGY, NO_FAULT, NOT_FINITE, GuardMemory
-from controllers.impedance import Law, spring_potential
+from controllers.impedance import Law, axis_potential, saturated, saturation_j, spring_potential, turned
 from controllers.jit import kernel
 from robot_rl.geometry import quat_multiply, quat_normalize, rotation_between, rotvec_to_quat
 
@@ -42,17 +43,6 @@ def reference_of(memory: GuardMemory) -> Reference:
 
 
 @kernel
-def _part(before: Reference, wanted: GuardMemory, step_rad: Array, alpha: float) -> Reference:
-    """The reference after a share of its step, along the straight line and the shortest turn; stiffness as before."""
-    turn = rotvec_to_quat(alpha * step_rad)
-    return Reference(
-        before.pos_m + alpha * (wanted.pos_m - before.pos_m),
-        quat_normalize(quat_multiply(turn, before.quat_xyzw)),
-        before.stiffness,
-    )
-
-
-@kernel
 def limit_reference(
     limits: EnergyLimits,
     energy: EnergyMemory,
@@ -62,11 +52,11 @@ def limit_reference(
     quat_xyzw: Array,
     law: Law,
 ) -> None:
-    """Take back from the reference in ``memory`` what the ledger cannot pay for.
+    """Take back from the reference in ``memory`` what the ledger cannot pay for; afterwards V <= max(L - reserve, 0).
 
-    ``before`` is the reference that the springs had until now. What lowers V is free. The rest may raise it up to
-    ``max(V, L - reserve)``: softening first, then as much of the stiffening (gamma) as that allows, then as much of
-    the step (alpha). A fault other than an empty ledger holds the measured pose, whose V is zero.
+    ``before`` is the reference that the springs had until now. Softening is free. Where V is too much even so, because
+    the surroundings stretched the springs or the ledger fell, the reference gives way towards the measured pose. Then
+    as much of the stiffening (gamma) and of the step (alpha) follows as can be paid.
     """
     energy.alpha[0] = energy.gamma[0] = 1.0
     if memory.fault[0] == NOT_FINITE:
@@ -78,81 +68,120 @@ def limit_reference(
         memory.quat_xyzw[:] = quat_xyzw
         energy.potential_j[0] = 0.0
         return
+    payable_j = max(energy.ledger_j[0] - limits.reserve_j, 0.0)
     held_j = spring_potential(pos_m, quat_xyzw, before.pos_m, before.quat_xyzw, before.stiffness, law)
     wanted_j = spring_potential(pos_m, quat_xyzw, memory.pos_m, memory.quat_xyzw, memory.stiffness, law)
-    payable_j = energy.ledger_j[0] - limits.reserve_j
     energy.state[0] = NORMAL if held_j <= payable_j else HOLD
     energy.potential_j[0] = wanted_j
-    ceiling_j = max(held_j, payable_j)
-    if not limits.enforce or wanted_j <= ceiling_j:
+    if not limits.enforce or wanted_j <= payable_j:
         return
-    _stiffen(energy, memory, before, pos_m, quat_xyzw, law, ceiling_j)
-    _advance(energy, memory, before, pos_m, quat_xyzw, law, ceiling_j)
+    stiffness = memory.stiffness.copy()
+    before.stiffness[:] = np.minimum(before.stiffness, stiffness)
+    _retreat(before, pos_m, quat_xyzw, law, payable_j)
+    energy.gamma[0] = _stiffen(before, stiffness, pos_m, quat_xyzw, law, payable_j)
+    memory.stiffness[:] = before.stiffness
+    energy.alpha[0] = _advance(memory, before, pos_m, quat_xyzw, law, payable_j)
+    energy.potential_j[0] = spring_potential(pos_m, quat_xyzw, memory.pos_m, memory.quat_xyzw, memory.stiffness, law)
     if energy.state[0] == NORMAL:
         energy.state[0] = THROTTLE
 
 
 @kernel
-def _stiffen(
-    energy: EnergyMemory,
-    memory: GuardMemory,
-    before: Reference,
-    pos_m: Array,
-    quat_xyzw: Array,
-    law: Law,
-    ceiling_j: float,
-) -> None:
-    """Set ``before.stiffness`` and ``memory.stiffness`` to the largest share of the stiffening below the ceiling.
+def _retreat(before: Reference, pos_m: Array, quat_xyzw: Array, law: Law, payable_j: float) -> None:
+    """Move the reference towards the measured pose, along the straight line and the shortest turn, until V is payable.
 
-    V rises with it, so the bisection ends at the one crossing there is.
+    V falls all the way to zero on it, so there is one crossing.
     """
-    soft = np.minimum(memory.stiffness, before.stiffness)
-    added = memory.stiffness - soft
-    low, high = 0.0, 1.0
-    before.stiffness[:] = memory.stiffness
-    if spring_potential(pos_m, quat_xyzw, before.pos_m, before.quat_xyzw, before.stiffness, law) <= ceiling_j:
+    if spring_potential(pos_m, quat_xyzw, before.pos_m, before.quat_xyzw, before.stiffness, law) <= payable_j:
         return
+    lead_rad = rotation_between(before.quat_xyzw, quat_xyzw)
+    angle_rad = math.sqrt(lead_rad[0] ** 2 + lead_rad[1] ** 2 + lead_rad[2] ** 2)
+    about = 0.0  # 2 a^T K a of the axis a of the turn
+    for i in range(3):
+        about += 2.0 * before.stiffness[3 + i] * lead_rad[i] ** 2 / max(angle_rad * angle_rad, 1e-300)
+    limit_j = saturation_j(before.stiffness, law.clip_rad)
+    low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
-        before.stiffness[:] = soft + middle * added
-        if spring_potential(pos_m, quat_xyzw, before.pos_m, before.quat_xyzw, before.stiffness, law) <= ceiling_j:
+        total_j = saturated(about * math.sin(0.5 * middle * angle_rad) ** 2, limit_j)
+        for i in range(3):
+            total_j += axis_potential(before.stiffness[i], middle * (pos_m[i] - before.pos_m[i]), law.clip_m[i])
+        if total_j <= payable_j:
             low = middle
         else:
             high = middle
-    before.stiffness[:] = soft + low * added
-    memory.stiffness[:] = before.stiffness
-    energy.gamma[0] = low
+    before.pos_m[:] = pos_m + low * (before.pos_m - pos_m)
+    before.quat_xyzw[:] = quat_normalize(quat_multiply(rotvec_to_quat(low * lead_rad), quat_xyzw))
+
+
+@kernel
+def _stiffen(before: Reference, wanted: Array, pos_m: Array, quat_xyzw: Array, law: Law, payable_j: float) -> float:
+    """Stiffen ``before``, whose stiffness (6,) is nowhere above ``wanted``, by the share that is payable; returns it.
+
+    V rises with it, so there is one crossing. In translation V is linear in the share; in rotation the unsaturated
+    potential and its limit are.
+    """
+    eps = turned(quat_xyzw, before.quat_xyzw)
+    moved_j, moved_more_j, turned_j, turned_more_j = 0.0, 0.0, 0.0, 0.0
+    for i in range(3):
+        unit_j = axis_potential(1.0, pos_m[i] - before.pos_m[i], law.clip_m[i])
+        moved_j += before.stiffness[i] * unit_j
+        moved_more_j += (wanted[i] - before.stiffness[i]) * unit_j
+        turned_j += 2.0 * before.stiffness[3 + i] * eps[i] * eps[i]
+        turned_more_j += 2.0 * (wanted[3 + i] - before.stiffness[3 + i]) * eps[i] * eps[i]
+    limit_j = saturation_j(before.stiffness, law.clip_rad)
+    limit_more_j = saturation_j(wanted, law.clip_rad) - limit_j
+    if moved_j + moved_more_j + saturated(turned_j + turned_more_j, limit_j + limit_more_j) <= payable_j:
+        before.stiffness[:] = wanted
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        share = 0.5 * (low + high)
+        turn_j = saturated(turned_j + share * turned_more_j, limit_j + share * limit_more_j)
+        if moved_j + share * moved_more_j + turn_j <= payable_j:
+            low = share
+        else:
+            high = share
+    before.stiffness[:] = before.stiffness + low * (wanted - before.stiffness)
+    return low
 
 
 @kernel
 def _advance(
-    energy: EnergyMemory,
-    memory: GuardMemory,
-    before: Reference,
-    pos_m: Array,
-    quat_xyzw: Array,
-    law: Law,
-    ceiling_j: float,
-) -> None:
-    """Set the reference in ``memory`` to the largest share of its step that stays below the ceiling."""
-    wanted_j = spring_potential(pos_m, quat_xyzw, memory.pos_m, memory.quat_xyzw, memory.stiffness, law)
-    energy.potential_j[0] = wanted_j
-    if wanted_j <= ceiling_j:
-        return
+    memory: GuardMemory, before: Reference, pos_m: Array, quat_xyzw: Array, law: Law, payable_j: float
+) -> float:
+    """Shorten the step from ``before`` to the reference in ``memory`` to the share that is payable; returns it.
+
+    Along the straight line and the shortest turn; stiffness as in both. A share that is tried and found payable is
+    kept, so V is payable afterwards even where a large turn makes it cross more than once.
+    """
+    if spring_potential(pos_m, quat_xyzw, memory.pos_m, memory.quat_xyzw, memory.stiffness, law) <= payable_j:
+        return 1.0
     step_rad = rotation_between(memory.quat_xyzw, before.quat_xyzw)
+    turns = step_rad[0] ** 2 + step_rad[1] ** 2 + step_rad[2] ** 2 > 0.0
+    limit_j = saturation_j(memory.stiffness, law.clip_rad)
+    eps = turned(quat_xyzw, before.quat_xyzw)
+    quat = before.quat_xyzw
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
-        middle = 0.5 * (low + high)
-        part = _part(before, memory, step_rad, middle)
-        if spring_potential(pos_m, quat_xyzw, part.pos_m, part.quat_xyzw, part.stiffness, law) <= ceiling_j:
-            low = middle
+        share = 0.5 * (low + high)
+        if turns:
+            quat = quat_normalize(quat_multiply(rotvec_to_quat(share * step_rad), before.quat_xyzw))
+            eps = turned(quat_xyzw, quat)
+        turn_j, total_j = 0.0, 0.0
+        for i in range(3):
+            error_m = pos_m[i] - before.pos_m[i] - share * (memory.pos_m[i] - before.pos_m[i])
+            total_j += axis_potential(memory.stiffness[i], error_m, law.clip_m[i])
+            turn_j += 2.0 * memory.stiffness[3 + i] * eps[i] * eps[i]
+        if total_j + saturated(turn_j, limit_j) <= payable_j:
+            low = share
         else:
-            high = middle
-    part = _part(before, memory, step_rad, low)
-    energy.potential_j[0] = spring_potential(pos_m, quat_xyzw, part.pos_m, part.quat_xyzw, part.stiffness, law)
-    memory.pos_m[:] = part.pos_m
-    memory.quat_xyzw[:] = part.quat_xyzw
-    energy.alpha[0] = low
+            high = share
+    memory.pos_m[:] = before.pos_m + low * (memory.pos_m - before.pos_m)
+    if turns:
+        quat = quat_normalize(quat_multiply(rotvec_to_quat(low * step_rad), before.quat_xyzw))
+    memory.quat_xyzw[:] = quat
+    return low
 
 
 @kernel

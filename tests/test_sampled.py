@@ -1,0 +1,113 @@
+"""The ledger of an arm that closes its own loop: a point mass with a vendor's spring-damper at 1 kHz, and the filter at
+50 to 200 Hz around it. What its springs deliver, less what its damping takes, is never more than the budget."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from controllers.filters import ledger, passivity, sampled
+from controllers.guard import Config
+from controllers.guarded_arm import GuardedArm
+from controllers.impedance import spring_potential, spring_wrench
+from robot_rl.types import ArmCommand, Bounds
+from tests.mock_arm import LIMITS, MockArm
+from tests.plants import IDENTITY
+
+INNER_S = 0.001
+BOUNDS = Bounds(
+    (-1.0,) * 3, (1.0,) * 3, (0.0, 0.0, 0.0, 1.0), (1.0,) * 3, speed_mps=1.0, force_n=math.inf, trip_force_n=math.inf
+)
+
+
+class SpringArm(MockArm):
+    """A mass on the vendor's own impedance loop: its torque is held for 1 ms, as any sampled law's is."""
+
+    def __init__(self, damping: float, mass_kg: float = 2.0) -> None:
+        super().__init__(dataclasses.replace(LIMITS, dq_max_radps=np.full(6, 100.0)))
+        self.state = dataclasses.replace(self.state, tcp_pos_m=np.zeros(3), tcp_quat_xyzw=IDENTITY.copy())
+        self.damping, self.mass_kg, self.v = damping, mass_kg, np.zeros(3)
+        self.law = sampled.spring_of(self)
+        self.goal, self.stiffness = np.zeros(3), self.default_stiffness
+        self.spring_j = self.damper_j = 0.0
+
+    def command(self, command: ArmCommand) -> None:
+        self.goal, self.stiffness = command.tcp_pos_m, command.stiffness
+
+    def wait(self, dt_s: float):
+        x = self.state.tcp_pos_m.copy()
+        for _ in range(round(dt_s / INNER_S)):
+            spring = spring_wrench(x, IDENTITY, self.goal, IDENTITY, self.stiffness, self.law)[:3]
+            damper = -self.damping * self.v
+            after = self.v + INNER_S * (spring + damper) / self.mass_kg
+            moved = INNER_S * 0.5 * (self.v + after)  # exact under a force that is held
+            x, self.v = x + moved, after
+            self.spring_j += float(spring @ moved)
+            self.damper_j += float(damper @ moved)
+        twist = np.concatenate([self.v, np.zeros(3)])
+        self.state = dataclasses.replace(self.state, t_s=self.state.t_s + dt_s, tcp_pos_m=x, tcp_twist=twist)
+        return self.state
+
+
+def drive(damping: float, control_hz: float, seed: int, policy: str, **config) -> tuple[np.ndarray, GuardedArm]:
+    """Rows of (spring work, spring and damper work, ledger, free energy) J at each sample of four seconds."""
+    rng, arm = np.random.default_rng(seed), SpringArm(damping)
+    guarded = GuardedArm(arm, BOUNDS, Config(control_hz=control_hz), ledger.Config(**config))
+    rows = []
+    for step in range(int(4.0 * control_hz)):
+        x, v = arm.state.tcp_pos_m, arm.v
+        if policy == "pump":  # ahead of the motion, stiff while the spring drives it, soft while it would brake
+            pull = (arm.goal - x) * v >= 0.0
+            goal, share = x + np.copysign(0.3, v), np.where(pull, 1.0, 0.05)
+        elif policy == "bang":
+            goal, share = np.full(3, 0.3 if step // 20 % 2 else -0.3), np.full(3, 1.0 if step % 30 < 15 else 0.1)
+        else:
+            goal, share = rng.uniform(-0.4, 0.4, 3), rng.uniform(0.0, 1.0, 3)
+        stiffness = np.concatenate([3000.0 * share, np.full(3, 50.0)])
+        guarded.command(ArmCommand(np.clip(goal, -0.9, 0.9), IDENTITY, stiffness=stiffness, valid_s=1.0))
+        guarded.wait(1.0 / control_hz)
+        found = ledger.summarize(guarded._limits, guarded._energy, 0.3)
+        rows.append((arm.spring_j, arm.spring_j + arm.damper_j, found["ledger_j"], found["free_min_j"]))
+    return np.array(rows), guarded
+
+
+@pytest.mark.parametrize("control_hz", [50.0, 100.0, 200.0])
+@pytest.mark.parametrize("policy", ["pump", "bang", "random"])
+def test_springs_less_damping_deliver_no_more_than_the_budget(policy, control_hz):
+    """With the least damping for which it is claimed, K T_in / 2, and with an ordinary one. There is no valve: the last
+    interval before the float may overdraw the reserve by some millijoules."""
+    for damping in (0.5 * 3000.0 * INNER_S, 20.0):
+        rows, guarded = drive(damping, control_hz, 0, policy)
+        assert rows[:, 1].max() <= 2.0 + 1e-9 and guarded.fault in ("", "energy depleted")
+        assert rows[:, 3].min() >= -0.01
+
+
+@pytest.mark.parametrize("policy", ["pump", "bang", "random"])
+def test_without_the_filter_the_same_springs_deliver_many_times_as_much(policy):
+    rows, _ = drive(1.5, 50.0, 0, policy, enforce=False)
+    assert rows[:, 1].max() > 100.0 and rows[:, 3].min() < -100.0
+
+
+@pytest.mark.parametrize("policy", ["pump", "bang", "random"])
+def test_the_leak_is_what_an_undamped_inner_loop_makes(policy):
+    """Without damping the sampled springs make energy; uncharged (an inner period of nearly zero) it is too much."""
+    assert drive(0.0, 100.0, 0, policy)[0][:, 1].max() <= 2.01
+    assert drive(0.0, 100.0, 0, policy, inner_period_s=1e-5)[0][:, 1].max() > 2.4
+
+
+def test_a_change_of_stiffness_that_is_not_charged_delivers_more_than_the_budget(monkeypatch):
+    """The mutation gives the ledger what a stiffening adds to the springs, so that the free energy never sees it."""
+    limit_reference = passivity.limit_reference
+
+    def mutated(limits, energy, memory, before, pos_m, quat_xyzw, law):
+        stiffer = np.maximum(memory.stiffness, before.stiffness)
+        soft_j, stiff_j = (
+            spring_potential(pos_m, quat_xyzw, before.pos_m, before.quat_xyzw, stiffness, law)
+            for stiffness in (before.stiffness, stiffer)
+        )
+        energy.ledger_j[0] += stiff_j - soft_j
+        limit_reference(limits, energy, memory, before, pos_m, quat_xyzw, law)
+
+    monkeypatch.setattr(passivity, "limit_reference", mutated)
+    assert drive(1.5, 100.0, 0, "random")[0][:, 1].max() > 5.0
