@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from controllers import impedance
 from controllers.filters import ledger, passivity
-from controllers.filters.ledger import FLOAT, EnergyLimits, EnergyMemory
+from controllers.filters.ledger import FLOAT, HOLD, EnergyLimits, EnergyMemory
 from controllers.guard import NO_FAULT, NOT_FINITE, GuardLimits, GuardMemory, guard_tick, make_memory, open_limits
 from controllers.impedance import Law, impedance_torque, spring_potential, spring_wrench
 from controllers.jacobian import row_space
@@ -63,6 +63,7 @@ class Switches(NamedTuple):
 
     alpha: bool = True
     gamma: bool = True
+    retreat: bool = True
     valve: bool = True
     regrant: bool = False  # whoever watches grants a new budget at rest
 
@@ -187,19 +188,26 @@ def control(
     tcp position and quaternion, wrench, Coriolis torque. ``charging``: the limits that ``charge`` reads."""
     q, dq, jac, pos, quat, wrench, coriolis = sample
     ledger.charge(charging, energy, applied, q, elapsed_s)
-    before = passivity.reference_of(memory)
+    held, before = passivity.reference_of(memory), passivity.reference_of(memory)
     guard_tick(guard, memory, q, dq, pos, quat, wrench, elapsed_s)
     wanted = passivity.reference_of(memory)
     passivity.limit_reference(limits, energy, memory, before, pos, quat, law)
-    if energy.state[0] != FLOAT and memory.fault[0] != NOT_FINITE and not (switches.alpha and switches.gamma):
+    whole = switches.alpha and switches.gamma and (switches.retreat or energy.state[0] != HOLD)
+    if energy.state[0] != FLOAT and memory.fault[0] != NOT_FINITE and not whole:
+        if not switches.retreat:
+            memory.pos_m[:] = held.pos_m
+            memory.quat_xyzw[:] = held.quat_xyzw
+            memory.stiffness[:] = held.stiffness
         if not switches.gamma:
             memory.stiffness[:] = wanted.stiffness
         if not switches.alpha:
             memory.pos_m[:] = wanted.pos_m
             memory.quat_xyzw[:] = wanted.quat_xyzw
         energy.potential_j[0] = spring_potential(pos, quat, memory.pos_m, memory.quat_xyzw, memory.stiffness, law)
-    if memory.fault[0] == NOT_FINITE or energy.state[0] == FLOAT:
+    if memory.fault[0] == NOT_FINITE:
         tau = np.zeros(len(q))
+    elif energy.state[0] == FLOAT:
+        tau = impedance.braking_torque(dq, law)
     else:
         tau = impedance_torque(
             q, dq, jac, row_space(jac), pos, quat, memory.pos_m, memory.quat_xyzw, memory.stiffness, coriolis, law

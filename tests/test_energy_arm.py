@@ -58,15 +58,16 @@ def test_the_depletion_drill():
     for _ in range(ticks):
         taus.append(arm.wait(0.001).tau_nm)
         moving.append(arm.energy["ledger_j"])
-    assert np.all(taus[-1] == 0.0) and min(moving) >= 0.0
+    assert np.abs(taus[-1]).max() < 0.5 and min(moving) >= 0.0
     assert np.all(np.abs(np.diff(taus, axis=0)) <= step + 1e-9)
     for _ in range(3):  # commands are taken, and nothing comes of them
         command(arm, HOME)
         state = arm.wait(0.05)
-        assert np.all(state.tau_nm == 0.0)
+        np.testing.assert_allclose(state.tau_nm, -2.0 * state.dq_radps, atol=0.05)  # it only brakes
         assert (arm.energy_state, arm.fault) == ("float", "energy depleted")
         np.testing.assert_allclose(arm._memory.pos_m, twin._plant.site_pos, atol=1e-4)  # one tick apart
-    arm.wait(15.0)  # it comes to rest by the friction of its joints
+    arm.wait(3.0)
+    assert np.abs(arm.read().dq_radps).max() < 0.01 and np.linalg.norm(arm.read().tcp_pos_m - HOME) < 0.15
     arm.clear_fault()
     assert (arm.energy_state, arm.fault) == ("normal", "") and arm.energy["ledger_j"] == pytest.approx(2.0)
     before = arm.wait(0.001).tau_nm
@@ -83,14 +84,23 @@ def test_energy_is_granted_at_rest_and_free_of_contact_only(act):
     twin._data.qvel[0] = 0.3
     with pytest.raises(ValueError, match="rad/s"):
         getattr(arm, act)()
-    arm.wait(15.0)
+    arm.wait(3.0)
     twin._tick.wrench[2] = 20.0
     with pytest.raises(ValueError, match="contact force is 20"):
         getattr(arm, act)()
     assert arm.energy_state == "float"
     twin._tick.wrench[2] = 0.0
     getattr(arm, act)()
-    assert arm.energy_state == "normal"
+    assert arm.energy_state == ("normal" if act == "clear_fault" else "float")  # only a cleared fault ends floating
+
+
+def test_a_grant_fills_the_ledger_of_an_arm_at_work():
+    arm, _ = make(ledger.Config())
+    command(arm, HOME + ASIDE)
+    arm.wait(2.0)
+    assert arm.energy["ledger_j"] < 2.0
+    arm.grant_energy()
+    assert arm.energy["ledger_j"] == 2.0 and arm.energy_state == "normal"
 
 
 def test_a_filter_with_nothing_to_do_changes_no_bit():

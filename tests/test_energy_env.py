@@ -61,8 +61,11 @@ def test_with_the_filter_the_same_episode_stays_in_the_budget():
 
 
 def test_an_empty_ledger_truncates_the_episode_and_says_so():
-    env = make_env("reach", settings=["energy.budget_j=0.06", "arm.damping_ratio=0.0"])  # all it has is lost in joints
-    last = run(env, 50)[-1]
+    env = make_env("reach")
+    env.reset(seed=0)
+    env.unwrapped.arm._energy.ledger_j[0] = 0.04  # as if all but this were gone
+    *_, truncated, last = env.step(np.ones(6))
+    last |= {"truncated": truncated}
     assert last["energy_depleted"] and last["truncated"] and last["fault"] == "energy depleted"
     env.reset(seed=3)
     assert env.unwrapped.arm.fault == ""

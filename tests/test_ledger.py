@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 
 from controllers import guard, impedance
 from controllers.filters import ledger, passivity
@@ -43,7 +44,7 @@ def reference(pos_m, quat_xyzw, stiffness) -> guard.GuardMemory:
 def test_the_ledger_is_what_an_audit_of_the_log_finds(seed):
     rng = np.random.default_rng(seed)
     _, limits, energy = make()
-    q, tau = np.cumsum(rng.normal(0.0, 0.01, (60, DOF)), axis=0), rng.normal(0.0, 5.0, (59, DOF))
+    q, tau = np.cumsum(rng.uniform(-0.002, 0.002, (60, DOF)), axis=0), rng.normal(0.0, 50.0, (59, DOF))
     ledger.charge(limits, energy, np.zeros(DOF), q[0], T)
     found = [2.0]
     for k in range(59):
@@ -74,6 +75,27 @@ def test_a_late_sample_charges_the_worst_once_over_the_time_that_has_passed():
     assert ledger.charge(limits, energy, tau, np.full(DOF, math.nan), 20 * T) is None
     assert 2.0 - energy.ledger_j[0] == pytest.approx(20 * T * 2.0 * DOF)
     assert 2.0 - energy.ledger_j[0] <= passivity.ramp_cost(limits, tau, T) + 1e-12
+
+
+def test_a_sample_out_of_reach_earns_no_more_than_the_joint_could():
+    """An encoder that jumps against the torque would otherwise fill the ledger."""
+    _, limits, energy = make()
+    tau = np.full(DOF, 5.0)
+    ledger.charge(limits, energy, tau, np.zeros(DOF), T)
+    begun_j = energy.ledger_j[0]
+    ledger.charge(limits, energy, tau, np.full(DOF, -0.5), T)
+    assert energy.ledger_j[0] - begun_j == pytest.approx(5.0 * 2.0 * T * DOF, abs=1e-12)
+    ledger.charge(limits, energy, tau, np.zeros(DOF), T)
+    assert energy.state[0] == ledger.FLOAT
+
+
+def test_trembling_encoders_earn_no_friction_credit():
+    limits_ = dataclasses.replace(LIMITS, coulomb_nm=np.full(DOF, 1.0))
+    limits = ledger.make_limits(ledger.Config(friction_credit=0.8), 2.0, limits_, SPEED)
+    energy = ledger.make_memory(limits)
+    for tick in range(1000):
+        ledger.charge(limits, energy, np.zeros(DOF), np.full(DOF, 1e-5 * (tick % 2)), T)
+    assert energy.credit_j[0] == 0.0
 
 
 @given(seeds)
@@ -176,56 +198,88 @@ def throttle(seed: int, ledger_j: float, turn: float = 0.2, softer: bool = False
     def potential(where: passivity.Reference) -> float:
         return spring_potential(pos, quat, where.pos_m, where.quat_xyzw, where.stiffness, law)
 
-    ceiling_j = max(potential(before), ledger_j - limits.reserve_j)
-    return before, wanted, passivity.reference_of(memory), energy, potential, ceiling_j
+    payable_j = max(ledger_j - limits.reserve_j, 0.0)
+    start = before._replace(stiffness=np.minimum(before.stiffness, wanted.stiffness))
+    drawn = retreat(start, pos, quat, potential, payable_j)
+    return start, drawn, wanted, passivity.reference_of(memory), energy, potential, payable_j, (pos, quat)
 
 
-def path(before: passivity.Reference, wanted: passivity.Reference, gamma: float, alpha: float) -> passivity.Reference:
+def retreat(start: passivity.Reference, pos, quat, potential, payable_j: float) -> passivity.Reference:
+    """The reference, drawn back to the measured pose as far as has to be; found apart from the kernel."""
+
+    def drawn(share: float) -> passivity.Reference:
+        lead = rotation_between(start.quat_xyzw, quat)
+        turned = quat_multiply(rotvec_to_quat(share * lead), quat)
+        return passivity.Reference(pos + share * (start.pos_m - pos), turned, start.stiffness)
+
+    if potential(start) <= payable_j:
+        return start
+    if payable_j == 0.0:
+        return drawn(0.0)
+    return drawn(brentq(lambda share: potential(drawn(share)) - payable_j, 0.0, 1.0, xtol=1e-15))
+
+
+def path(start: passivity.Reference, wanted: passivity.Reference, gamma: float, alpha: float) -> passivity.Reference:
     """Where gamma of the stiffening and alpha of the step lead to."""
-    soft = np.minimum(before.stiffness, wanted.stiffness)
-    turn = rotvec_to_quat(alpha * rotation_between(wanted.quat_xyzw, before.quat_xyzw))
+    turn = rotvec_to_quat(alpha * rotation_between(wanted.quat_xyzw, start.quat_xyzw))
     return passivity.Reference(
-        before.pos_m + alpha * (wanted.pos_m - before.pos_m),
-        quat_multiply(turn, before.quat_xyzw),
-        soft + gamma * (wanted.stiffness - soft),
+        start.pos_m + alpha * (wanted.pos_m - start.pos_m),
+        quat_multiply(turn, start.quat_xyzw),
+        start.stiffness + gamma * (wanted.stiffness - start.stiffness),
     )
 
 
 @given(seeds, st.floats(-1.0, 8.0))
 @settings(max_examples=300, deadline=None)
 def test_as_much_is_let_through_as_is_paid_for_and_no_more(seed, ledger_j):
-    before, wanted, left, energy, potential, ceiling_j = throttle(seed, ledger_j)
+    _, start, wanted, left, energy, potential, payable_j, _ = throttle(seed, ledger_j)
     alpha, gamma = float(energy.alpha[0]), float(energy.gamma[0])
-    assert potential(left) <= ceiling_j + 1e-12
+    assert potential(left) <= payable_j + 1e-12
     assert energy.potential_j[0] == pytest.approx(potential(left), abs=1e-12)
-    chosen = path(before, wanted, gamma, alpha)
-    np.testing.assert_allclose(left.pos_m, chosen.pos_m, atol=1e-12)
+    if potential(wanted) <= payable_j:
+        assert alpha == gamma == 1.0
+        for passed, given_ in zip(left, wanted, strict=True):
+            np.testing.assert_array_equal(passed, given_)
+        return
+    chosen = path(start, wanted, gamma, alpha)
+    np.testing.assert_allclose(left.pos_m, chosen.pos_m, atol=1e-6)  # the kernel draws back to within 5e-7
     np.testing.assert_allclose(left.stiffness, chosen.stiffness, atol=1e-9)
-    assert abs(rotation_between(left.quat_xyzw, chosen.quat_xyzw)).max() < 1e-9
+    assert abs(rotation_between(left.quat_xyzw, chosen.quat_xyzw)).max() < 1e-5
+    assert alpha < 1.0 or gamma < 1.0
+    slack_j = 1e-4  # what that little is worth
     if gamma < 1.0:
-        assert potential(path(before, wanted, gamma + STEP, 0.0)) > ceiling_j
+        assert potential(path(start, wanted, gamma + STEP, 0.0)) > payable_j - slack_j
     if alpha < 1.0:
-        assert potential(path(before, wanted, gamma, min(alpha + STEP, 1.0))) > ceiling_j
-    assert (alpha < 1.0 or gamma < 1.0) == (potential(wanted) > ceiling_j)
+        assert potential(path(start, wanted, gamma, min(alpha + STEP, 1.0))) > payable_j - slack_j
 
 
 @given(seeds, st.floats(0.0, 4.0), st.floats(0.0, 4.0))
 def test_more_energy_never_lets_less_stiffening_through_nor_at_equal_stiffness_less_of_a_step(seed, one, other):
-    low, high = min(one, other), max(one, other)
-    assert throttle(seed, low)[3].gamma[0] <= throttle(seed, high)[3].gamma[0]
-    poor, rich = throttle(seed, low, turn=0.02, softer=True)[3], throttle(seed, high, turn=0.02, softer=True)[3]
-    assert poor.gamma[0] == rich.gamma[0] == 1.0  # softening is free
-    assert poor.alpha[0] <= rich.alpha[0] + STEP
+    poor, rich = throttle(seed, min(one, other)), throttle(seed, max(one, other))
+    if poor[5](poor[0]) <= poor[6]:  # from the same place: neither had to draw back
+        assert poor[4].gamma[0] <= rich[4].gamma[0]
+    poor, rich = (throttle(seed, value, turn=0.02, softer=True) for value in (min(one, other), max(one, other)))
+    if poor[5](poor[0]) <= poor[6]:
+        assert poor[4].gamma[0] == rich[4].gamma[0] == 1.0  # softening is free
+        assert poor[4].alpha[0] <= rich[4].alpha[0] + STEP
 
 
 @given(seeds)
-def test_with_nothing_left_only_what_lowers_the_potential_passes(seed):
-    before, wanted, left, energy, potential, _ = throttle(seed, 0.0)
-    assert potential(left) <= potential(before) + 1e-12
-    assert energy.state[0] == (ledger.HOLD if potential(before) > -0.05 else ledger.NORMAL)
-    if potential(wanted) <= potential(before):
-        np.testing.assert_array_equal(left.pos_m, wanted.pos_m)
-        np.testing.assert_array_equal(left.stiffness, wanted.stiffness)
+def test_with_nothing_left_the_springs_let_go(seed):
+    *_, left, energy, potential, _, (pos, quat) = throttle(seed, 0.0)
+    assert energy.state[0] == ledger.HOLD and potential(left) == pytest.approx(0.0, abs=1e-9)
+    np.testing.assert_allclose(left.pos_m, pos, atol=1e-6)
+    assert abs(rotation_between(left.quat_xyzw, quat)).max() < 1e-5
+
+
+def test_springs_that_the_surroundings_stretched_give_way_as_far_as_has_to_be():
+    """Nothing was commanded; pushed 5 cm off, 2000 N/m would hold 2.5 J, of which 1.95 J are there."""
+    law, limits, energy = make({"clip_m": (1.0,) * 3})
+    memory = reference(np.zeros(3), IDENTITY, np.array([2000.0] * 3 + [80.0] * 3))
+    before, pos = passivity.reference_of(memory), np.array([0.0, 0.05, 0.0])
+    passivity.limit_reference(limits, energy, memory, before, pos, IDENTITY, law)
+    assert memory.pos_m[1] == pytest.approx(0.05 - math.sqrt(2.0 * 1.95 / 2000.0), abs=1e-7)
+    assert energy.state[0] == ledger.HOLD and energy.potential_j[0] == pytest.approx(1.95, abs=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------------- valve

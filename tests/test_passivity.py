@@ -118,33 +118,24 @@ def test_arm_and_controller_are_passive(policy):
             too_fast += 1  # the one assumption does not hold: nothing is promised
             continue
         assert log.rows[:, LEDGER].min() >= ZERO_J - noise, about
-        held = free_j(log) >= 0.0
-        assert np.all(log.rows[held, PULL] <= log.rows[held, LEDGER] + 1e-9), about
+        if world.nan_share == 0.0:  # else there are ticks without a pose to measure V at
+            assert np.all(free_j(log) >= np.minimum(limits.reserve_j, log.rows[:, LEDGER]) - 1e-9), about
+            assert np.all(log.rows[:, PULL] <= log.rows[:, LEDGER] + 1e-9), about
     assert too_fast <= TRIALS // 20
 
 
-FAST = arm_limits(rate=4e3)  # N/s; slower torque lags the law, see the test of that name
 SHIPPED = {"clip_m": 0.015, "damping_ratio": 1.0, "speed_mps": 0.25}
 OPEN = {"clip_m": 10.0, "damping_ratio": 0.1, "speed_mps": np.inf}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_free_energy_stays_positive_with_the_shipped_parameters(policy):
-    """V never exceeds the ledger at 1 kHz with the default law, where nothing but the wall acts on the arm."""
+def test_the_reserve_stays_free_with_the_shipped_parameters(policy):
+    """E >= reserve: at 1 kHz with the default law the ledger never falls so far that an arm floats."""
     for mass_kg in (0.5, 2.0, 10.0):
-        for wall_npm in (1e3, 1e5, 1e6):
-            log, *_ = trial(policy, World(mass_kg=mass_kg, wall_npm=wall_npm), ticks=1500, limits=FAST, **SHIPPED)
-            assert free_j(log).min() >= 0.0, f"{mass_kg} kg, {wall_npm:g} N/m"
-
-
-def test_a_slow_torque_costs_free_energy_but_never_the_ledger():
-    """At 1 kN/s the torque lags the law, which makes energy; the ledger pays, and its floor holds all the same."""
-    for mass_kg in (0.5, 2.0, 10.0):
-        log, *_ = trial(
-            "push", World(mass_kg=mass_kg, wall_npm=1e3), ticks=3000, limits=arm_limits(rate=1e3), **SHIPPED
-        )
-        assert log.rows[:, LEDGER].min() >= ZERO_J
-        assert -1.0 < free_j(log).min() < 0.0
+        for wall_npm, rate in ((1e3, 1e3), (1e5, 4e3), (1e6, 1e6)):
+            world, limits = World(mass_kg=mass_kg, wall_npm=wall_npm), arm_limits(rate=rate)
+            log, *_ = trial(policy, world, ticks=1500, limits=limits, **SHIPPED)
+            assert free_j(log).min() >= 0.05 - 1e-9, f"{mass_kg} kg, {wall_npm:g} N/m"
 
 
 @pytest.mark.parametrize("policy", ["random", "pump", "push", "bang"])
@@ -162,7 +153,7 @@ def test_without_the_filter_the_same_run_breaks_the_floor(policy):
 def test_the_contact_force_is_bounded_by_the_ledger(budget_j):
     """Pushed 0.25 m into the wall, the arm settles at no more than sqrt(2 K L); unfiltered far above that."""
     world = World(wall_npm=1e4, viscous=40.0)
-    slow = {**OPEN, "speed_mps": 0.1, "damping_ratio": 1.0, "ticks": 6000, "limits": FAST}
+    slow = {**OPEN, "speed_mps": 0.1, "damping_ratio": 1.0, "ticks": 6000, "limits": arm_limits(rate=4e3)}
     settled_n = []
     for enforce in (True, False):
         log, *_ = trial("push", world, ledger.Config(enforce=enforce, budget_j=budget_j), **slow)
@@ -297,14 +288,22 @@ def test_without_gamma_or_alpha_the_springs_promise_more_than_there_is(switches)
     assert free_j(trial("bang", World(), switches=switches, **given)[0]).min() < -1.0
 
 
-def test_the_reserve_pays_for_what_a_sampled_spring_leaks():
-    """2 ms, undamped, pumped: each tick leaks K dx^2 / 2, which nothing but the reserve covers."""
-    runs = []
-    for reserve_j in (0.05, 0.0):
-        config = ledger.Config(reserve_j=reserve_j)
-        world, given = World(period_s=0.002, substeps=20), {**OPEN, "limits": arm_limits(rate=1e6)}
-        runs.append([free_j(trial(policy, world, config, ticks=3000, **given)[0]).min() for policy in ("pump", "bang")])
-    assert min(runs[0]) >= 0.0 > min(runs[1])
+def test_without_giving_way_the_surroundings_stretch_the_springs_beyond_what_there_is():
+    """The shaken arm loads its springs while the ledger is at its cap, and what spills is missing afterwards."""
+    world, given = World(shake_n=40.0, shake_hz=1.0, wall_npm=1e3), {"ticks": 3000, **OPEN}
+    assert free_j(trial("push", world, **given)[0]).min() >= 0.0
+    assert free_j(trial("push", world, switches=Switches(retreat=False), **given)[0]).min() < -0.1
+
+
+def test_without_a_reserve_an_empty_ledger_is_never_told():
+    """The valve alone keeps L above zero; the reserve is where it is told, and the arm floats."""
+    world, given = World(nan_share=0.05), {"ticks": 1500, **OPEN}
+    told = {
+        reserve_j: (trial("bang", world, ledger.Config(budget_j=0.3, reserve_j=reserve_j), **given)[0].rows)
+        for reserve_j in (0.05, 0.0)
+    }
+    assert (told[0.05][:, STATE] == ledger.FLOAT).any() and not (told[0.0][:, STATE] == ledger.FLOAT).any()
+    assert told[0.0][:, LEDGER].min() < 0.05
 
 
 def test_the_cap_bounds_what_the_surroundings_can_load_into_the_ledger():
