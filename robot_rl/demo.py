@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robot_rl.episode import episode_seed, rollout
+from robot_rl.run import Run, configs
+from robot_rl.store import EpisodeReader, EpisodeWriter, StoreInfo
 
 if TYPE_CHECKING:
     import gymnasium as gym
-
-    from robot_rl.store import EpisodeWriter
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,27 @@ def demonstrator_of(env: gym.Env) -> Callable[[np.random.Generator], Callable[[A
             "or learn without (--set agent.demo_share=0, or --agent sac)"
         )
     return make
+
+
+def check_demonstrations(run: Run, env: gym.Env, with_costs: bool) -> None:
+    """Raises ValueError where there are no demonstrations of this task, and none can be recorded."""
+    if not run.demos:
+        demonstrator_of(env)
+        return
+    reader = EpisodeReader(run.demos)
+    here = StoreInfo.of(env, run.task, run.arm, run.world, configs(run))
+    if different := reader.info.difference(here, same_robot=False):  # another arm may show how
+        raise ValueError(
+            f"--demos {run.demos} is not of this task ({different}): train with the settings it was recorded with, "
+            "or record some with these, robot-rl demo record"
+        )
+    if not len(reader):
+        raise ValueError(f"--demos {run.demos} holds no finished episode: record some, robot-rl demo record")
+    if with_costs and not reader.info.costs:
+        raise ValueError(
+            f"--demos {run.demos} was recorded by a version that kept no costs, which this agent's constraint learns "
+            "from: record it again, robot-rl demo record, or train with --set agent.constraint=none"
+        )
 
 
 def record(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robot_rl import checkpoint
-from robot_rl.demo import demonstrator_of, record
+from robot_rl.demo import check_demonstrations, record
 from robot_rl.energy import EpisodeEnergy
 from robot_rl.episode import cost_of, episode_seed, success_of
 from robot_rl.evaluate import Evaluation, evaluate
@@ -105,7 +105,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     try:
         encoder, agent = make_agent(run, env)
         if run.demo_share > 0:
-            _check_demonstrations(run, env, "cost" in agent.stored)
+            check_demonstrations(run, env, "cost" in agent.stored)
         create(folder, run)
         return _train(_session(run, folder, env, encoder, agent), resume=False)
     finally:
@@ -296,27 +296,6 @@ def _require_finite(row: dict[str, Any], session: Session) -> None:
                 f"{name} became {value} before environment step {session.counters.env_steps}, update "
                 f"{session.counters.updates}; {kept}. Lower the learning rates or the replay ratio (--set agent.…)"
             )
-
-
-def _check_demonstrations(run: Run, env: gym.Env, with_costs: bool) -> None:
-    """Raises ValueError where there are no demonstrations of this task, and none can be recorded."""
-    if not run.demos:
-        demonstrator_of(env)
-        return
-    reader = EpisodeReader(run.demos)
-    here = StoreInfo.of(env, run.task, run.arm, run.world, configs(run))
-    if different := reader.info.difference(here, same_robot=False):  # another arm may show how
-        raise ValueError(
-            f"--demos {run.demos} is not of this task ({different}): train with the settings it was recorded with, "
-            "or record some with these, robot-rl demo record"
-        )
-    if not len(reader):
-        raise ValueError(f"--demos {run.demos} holds no finished episode: record some, robot-rl demo record")
-    if with_costs and not reader.info.costs:
-        raise ValueError(
-            f"--demos {run.demos} was recorded by a version that kept no costs, which this agent's constraint learns "
-            "from: record it again, robot-rl demo record, or train with --set agent.constraint=none"
-        )
 
 
 def _demonstrate(session: Session, progress: Progress, stop: StopSignals) -> None:
