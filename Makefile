@@ -37,8 +37,8 @@ format: $(VENV)/.dev  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev gl  ## speed of twin and learner, one JSON line each
-	$(BIN)/robot-rl bench env learner
+bench: $(VENV)/.dev gl  ## speed of tick, twin and learner, one JSON line each
+	$(BIN)/robot-rl bench tick env learner
 
 clean:  ## remove the virtual environment and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -214,8 +214,8 @@ class Study:
 class Bench:
     """Run the repository's benchmarks; each prints one JSON line."""
 
-    names: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(default: the quick ones, env learner)")] = ()
-    """such as sample_efficiency, which trains for a long time"""
+    names: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="(default: tick env learner)")] = ()
+    """others are not quick: sample_efficiency trains for a long time"""
 
     def execute(self) -> int:
         from robot_rl.commands import bench

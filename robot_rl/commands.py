@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from robot_rl import cli
     from robot_rl.run import Run
 
-QUICK_BENCHMARKS = ("env", "learner")  # what `robot-rl bench` runs unasked; others may train for hours
+QUICK_BENCHMARKS = ("tick", "env", "learner")  # what `robot-rl bench` runs unasked; others may train for hours
 
 
 def train(command: cli.Train) -> int:

@@ -158,29 +158,29 @@ def _advance(
     if spring_potential(pos_m, quat_xyzw, memory.pos_m, memory.quat_xyzw, memory.stiffness, law) <= payable_j:
         return 1.0
     step_rad = rotation_between(memory.quat_xyzw, before.quat_xyzw)
-    turns = step_rad[0] ** 2 + step_rad[1] ** 2 + step_rad[2] ** 2 > 0.0
-    limit_j = saturation_j(memory.stiffness, law.clip_rad)
-    eps = turned(quat_xyzw, before.quat_xyzw)
-    quat = before.quat_xyzw
+    angle_rad = math.sqrt(step_rad[0] ** 2 + step_rad[1] ** 2 + step_rad[2] ** 2)
+    ax, ay, az = step_rad / max(angle_rad, 1e-300)
+    # After a share of the turn, half of it h, the error's quaternion has the vector cos(h) v - sin(h) (w a + v x a).
+    vx, vy, vz, w = turned(quat_xyzw, before.quat_xyzw)
+    bx, by, bz = w * ax + vy * az - vz * ay, w * ay + vz * ax - vx * az, w * az + vx * ay - vy * ax
+    k = memory.stiffness
+    limit_j = saturation_j(k, law.clip_rad)
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         share = 0.5 * (low + high)
-        if turns:
-            quat = quat_normalize(quat_multiply(rotvec_to_quat(share * step_rad), before.quat_xyzw))
-            eps = turned(quat_xyzw, quat)
-        turn_j, total_j = 0.0, 0.0
+        cos, sin = math.cos(0.5 * share * angle_rad), math.sin(0.5 * share * angle_rad)
+        ex, ey, ez = cos * vx - sin * bx, cos * vy - sin * by, cos * vz - sin * bz
+        total_j = saturated(2.0 * (k[3] * ex * ex + k[4] * ey * ey + k[5] * ez * ez), limit_j)
         for i in range(3):
             error_m = pos_m[i] - before.pos_m[i] - share * (memory.pos_m[i] - before.pos_m[i])
-            total_j += axis_potential(memory.stiffness[i], error_m, law.clip_m[i])
-            turn_j += 2.0 * memory.stiffness[3 + i] * eps[i] * eps[i]
-        if total_j + saturated(turn_j, limit_j) <= payable_j:
+            total_j += axis_potential(k[i], error_m, law.clip_m[i])
+        if total_j <= payable_j:
             low = share
         else:
             high = share
     memory.pos_m[:] = before.pos_m + low * (memory.pos_m - before.pos_m)
-    if turns:
-        quat = quat_normalize(quat_multiply(rotvec_to_quat(low * step_rad), before.quat_xyzw))
-    memory.quat_xyzw[:] = quat
+    if angle_rad > 0.0:
+        memory.quat_xyzw[:] = quat_normalize(quat_multiply(rotvec_to_quat(low * step_rad), before.quat_xyzw))
     return low
 
 
