@@ -124,6 +124,8 @@ class Eval:
     """of the episodes"""
     checkpoint: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the newest)")] = None
     """a folder in DIR/checkpoints"""
+    sample: bool = False
+    """draw actions as in training, instead of taking the most likely ones"""
     json: bool = False
     """print one JSON object"""
     set: Settings = ()

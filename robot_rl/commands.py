@@ -136,7 +136,7 @@ def evaluate(command: cli.Eval) -> int:
         with Progress(f"evaluating {run.task} {run.agent}", command.episodes) as progress:
             result = evaluation.evaluate(
                 env, agent, encoder, command.episodes, seed,
-                lambda count, rate: progress.update(count, {"success": percent(rate)}),
+                lambda count, rate: progress.update(count, {"success": percent(rate)}), sample=command.sample,
             )  # fmt: skip
     finally:
         env.close()

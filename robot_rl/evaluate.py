@@ -1,4 +1,4 @@
-"""How good a policy is: deterministic actions, episodes it was never trained on."""
+"""How good a policy is, in episodes it was never trained on: with its most likely actions, or with drawn ones."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from robot_rl.types import Agent
 
 _KEY = np.zeros(2, np.uint32)  # a deterministic policy draws nothing from it
+_KEY_STREAM = 5  # any number: separates the keys of actions from other uses of an episode's seed
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,24 @@ class Evaluation:
     mean_length: float | None  # steps
     mean_cost: float | None  # per step; None where the environment does not tell it
     seed: int
+    sampled: bool = False  # whether actions were drawn
     energy: dict[str, float | None] | None = None  # energy.summarize; None where the environment does not tell
 
 
-def policy(agent: Agent, encoder: Encoder) -> Callable[[Any], np.ndarray]:
-    """The deterministic policy of one episode: observation in, action in [-1, 1] out. Make a fresh one per episode."""
+def policy(agent: Agent, encoder: Encoder, seed: int | None = None) -> Callable[[Any], np.ndarray]:
+    """The policy of one episode: observation in, action in [-1, 1] out. Make a fresh one per episode.
+
+    Actions are the most likely ones; with a ``seed`` they are drawn, as in training.
+    """
     carry = agent.start()
+    word = 0 if seed is None else int(np.random.SeedSequence([seed, _KEY_STREAM]).generate_state(1)[0])
+    step = 0
 
     def act(obs: Any) -> np.ndarray:
-        nonlocal carry
-        action, carry, _ = agent.act(encoder.encode(obs), carry, _KEY, False)
+        nonlocal carry, step
+        key = _KEY if seed is None else np.array([word, step], np.uint32)
+        action, carry, _ = agent.act(encoder.encode(obs), carry, key, seed is not None)
+        step += 1
         return np.asarray(action, np.float32)
 
     return act
@@ -56,14 +65,18 @@ def evaluate(
     seed: int,
     on_episode: Callable[[int, float | None], None] = lambda count, success_rate: None,
     stop: Callable[[], bool] = lambda: False,
+    sample: bool = False,
 ) -> Evaluation:
-    """Play ``episodes`` episodes whose seeds no training with any seed uses; fewer where ``stop`` says so."""
+    """Play ``episodes`` episodes whose seeds no training with any seed uses; fewer where ``stop`` says so.
+
+    ``sample``: draw actions as in training. A policy without memory may need it where it cannot see what holds it.
+    """
     played: list[Episode] = []
     energies: list[EpisodeEnergy] = []
     successes: int | None = None
     for index in range(episodes):
-        energy = EpisodeEnergy()
-        result = rollout(env, policy(agent, encoder), episode_seed(seed, "eval", index), stop, energy.add)
+        energy, drawn = EpisodeEnergy(), episode_seed(seed, "eval", index)
+        result = rollout(env, policy(agent, encoder, drawn if sample else None), drawn, stop, energy.add)
         if result is None:
             break
         episode, success = result
@@ -83,6 +96,7 @@ def evaluate(
         mean_length=float(np.mean([len(episode) for episode in played])) if count else None,
         mean_cost=float(np.mean(np.concatenate(costs), dtype=np.float64)) if costs else None,
         seed=seed,
+        sampled=sample,
         energy=summarize(energies),
     )
 

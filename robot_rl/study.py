@@ -250,7 +250,8 @@ def _evaluations(plan: Plan, folder: Path) -> Iterator[Job]:
                 read_json(path, _FRESH)
                 continue
             args = ["eval", str(folder / "runs" / training.name), "--episodes", str(plan.episodes), "--json"]
-            yield _job(folder, name, [*args, "--seed", str(EVAL_SEED)], [setting], path)
+            # A blind policy without memory needs chance to leave a corner: some stand still when deterministic.
+            yield _job(folder, name, [*args, "--sample", "--seed", str(EVAL_SEED)], [setting], path)
 
 
 def _job(folder: Path, name: str, args: Sequence[str], settings: Sequence[str] = (), result: Path | None = None) -> Job:
@@ -373,7 +374,7 @@ def tabulate(result: Mapping[str, Any]) -> str:
     about += f"an episode; means over seeds {seeds}"
     where = ("policy", "trained", "deployed")
     return (
-        f"{about}; {plan['episodes']} evaluation episodes a cell, the same in all. Least E and peak force: means of "
+        f"{about}; {plan['episodes']} evaluation episodes a cell, the same in all, with sampled actions. Least E and peak force: means of "
         f"the episodes' extremes.\n\n{_markdown(where, _CELL_COLUMNS, result['cells'])}\n"
         f"While training:\n\n{_markdown(where[:2], _TRAINING_COLUMNS, result['trainings'])}\n`{result['command']}`\n"
     )

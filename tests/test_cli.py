@@ -263,4 +263,4 @@ def test_only_the_quick_benchmarks_run_unasked(monkeypatch: pytest.MonkeyPatch) 
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", note)
-    assert cli.main(["bench"]) == 0 and ran == ["env", "learner"]
+    assert cli.main(["bench"]) == 0 and ran == ["tick", "env", "learner"]
