@@ -57,7 +57,7 @@ class GuardedArm:
                 f"control_hz = {self._config.control_hz:g}: this arm steps in lock-step at {self._twin.control_hz:g} Hz"
             )
         self._guard = guarding.make_limits(bounds, arm.limits, self._config)
-        self._limits = ledger.make_limits(self._energy_config, bounds.energy_j, arm.limits, self._guard.trip_radps)
+        self._limits = ledger.make_limits(self._energy_config, bounds.energy_j, arm.limits, arm.limits.dq_max_radps)
         self.default_stiffness = arm.default_stiffness
         self._law = None if self._twin is not None else sampled.spring_of(arm)
         self._begin(arm.read())
@@ -66,6 +66,8 @@ class GuardedArm:
         """Guard and ledger as at the beginning of an episode."""
         self._memory = guarding.make_memory(state, self.default_stiffness)
         self._energy = ledger.make_memory(self._limits, self._energy_config.delay_ticks)
+        self._seen_s = state.t_s
+        self._stopped = False
 
     @property
     def fault(self) -> str:
@@ -79,7 +81,7 @@ class GuardedArm:
 
     @property
     def energy(self) -> dict[str, float]:
-        """The last ``wait`` in numbers: the ledger at its end, and what was extreme on the way (ledger.summarize)."""
+        """The last ``wait`` in numbers: the ledger at its last tick, and what was extreme (``ledger.summarize``)."""
         return ledger.summarize(self._limits, self._energy, self._energy_config.low_share)
 
     @property
@@ -94,7 +96,7 @@ class GuardedArm:
     def readings(self) -> dict[str, np.ndarray]:
         """``energy`` (2,): free energy as a share of the budget, in [-1, 1], and the least alpha of the last wait."""
         free_j = float(self._energy.ledger_j[0] - self._energy.potential_j[0])
-        share = free_j / self._limits.budget_j if self._limits.budget_j > 0.0 else 0.0
+        share = free_j / self._limits.budget_j
         alpha = self._energy.trace[: self._energy.row[0], ledger.ALPHA].min(initial=1.0)
         return {"energy": np.array([min(max(share, -1.0), 1.0), alpha])}
 
@@ -117,6 +119,9 @@ class GuardedArm:
             return self._twin.wait_guarded(self._guard, self._memory, self._limits, self._energy, dt_s)
         period_s = 1.0 / self._config.control_hz
         state, elapsed_s = self._arm.read(), period_s
+        if self._stopped:  # what moved a stopped arm did no work on springs of ours
+            self._let_go(state)
+            self._energy.known[0], self._stopped = 0, False
         for _ in range(ticks):
             self._tick(state, elapsed_s)
             begun_s, state = state.t_s, self._arm.wait(period_s)
@@ -127,7 +132,8 @@ class GuardedArm:
         """Guard and filter of an arm that closes its own loop, then the reference that is left of the command."""
         memory, pose = self._memory, (state.tcp_pos_m, state.tcp_quat_xyzw)
         assert self._law is not None
-        sampled.charge(self._limits, self._energy, memory, *pose, state.tcp_twist, self._law, dt_s)
+        since_s, self._seen_s = state.t_s - self._seen_s, state.t_s  # pauses between two waits leak as well
+        sampled.charge(self._limits, self._energy, memory, *pose, state.tcp_twist, self._law, since_s)
         before = passivity.reference_of(memory)
         guard_tick(self._guard, memory, state.q_rad, state.dq_radps, *pose, state.tcp_wrench, dt_s)
         passivity.limit_reference(self._limits, self._energy, memory, before, *pose, self._law)
@@ -136,9 +142,17 @@ class GuardedArm:
         self._arm.command(ArmCommand(memory.pos_m.copy(), memory.quat_xyzw.copy(), float(memory.gripper[0]), stiffness))
 
     def stop(self) -> None:
-        """Stop the arm and end the lease. Not latched: the next command moves it again."""
+        """Stop the arm where it is and end the lease. Not latched: the next command moves it again."""
         self._arm.stop()
         guarding.drop_command(self._memory)
+        self._let_go(self._arm.read())
+        self._stopped = True
+
+    def _let_go(self, state: ArmState) -> None:
+        """Anchor the springs where the arm is."""
+        if guarding.is_finite(state):
+            self._memory.pos_m[:], self._memory.quat_xyzw[:] = state.tcp_pos_m, state.tcp_quat_xyzw
+            self._energy.potential_j[0] = 0.0
 
     def clear_fault(self) -> None:
         """A person's word that the cause is gone: hold at the measured pose and take commands again.

@@ -193,7 +193,7 @@ class Study:
     task: str = "maze"
     arm: str = "panda"
     agent: str = "rlpd"
-    steps: int = 5_000
+    steps: int = 4_000
     """environment steps of each training"""
     budget_j: float = 0.6
     """energy that an episode may spend"""

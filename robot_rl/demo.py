@@ -61,6 +61,13 @@ def check_demonstrations(run: Run, env: gym.Env, with_costs: bool) -> None:
             f"--demos {run.demos} was recorded by a version that kept no costs, which this agent's constraint learns "
             "from: record it again, robot-rl demo record, or train with --set agent.constraint=none"
         )
+    there, own = (info.configs.get("energy", {}) for info in (reader.info, here))
+    for name in ("budget_j", "low_share") if with_costs else ():
+        if there.get(name) != own.get(name):
+            raise ValueError(
+                f"--demos {run.demos} was recorded with energy.{name} = {there.get(name)}, here it is {own.get(name)}, "
+                "so its costs mean something else: record it again with these settings, robot-rl demo record"
+            )
 
 
 def record(

@@ -28,7 +28,7 @@ from robot_rl.children import Job, environment, run_jobs
 from robot_rl.files import FolderLock, disk_errors, read_json, write_atomic, write_json
 from robot_rl.interrupt import Interrupted, StopSignals
 from robot_rl.log import Progress, read_columns, read_metrics
-from robot_rl.run import WORLD, Run, TrainConfig, choose, configs, origin
+from robot_rl.run import WORLD, Run, TrainConfig, choose, configs, make_env, origin
 
 FORMAT = 1
 EVAL_SEED = 0  # of the evaluation episodes, whatever the seed of the training: the same ones in every cell
@@ -71,7 +71,7 @@ class Plan:
     task: str = "maze"
     arm: str = "panda"
     agent: str = "rlpd"
-    steps: int = 5_000
+    steps: int = 4_000
     budget_j: float = 0.6
     seeds: tuple[int, ...] = (0, 1, 2)
     episodes: int = 50
@@ -109,16 +109,8 @@ class Plan:
     def command(self, folder: Path, jobs: int) -> str:
         """What to type to go on with this study."""
         words = ["robot-rl", "study", "passivity", "--out", str(folder), "--task", self.task, "--arm", self.arm]
-        words += [
-            "--agent",
-            self.agent,
-            "--steps",
-            str(self.steps),
-            "--budget-j",
-            str(self.budget_j),
-            "--seeds",
-            *map(str, self.seeds),
-        ]
+        words += ["--agent", self.agent, "--steps", str(self.steps), "--budget-j", str(self.budget_j)]
+        words += ["--seeds", *map(str, self.seeds)]
         words += ["--episodes", str(self.episodes), "--jobs", str(jobs)]
         return shlex.join([*words, *(["--set", *self.settings] if self.settings else [])])
 
@@ -139,6 +131,7 @@ def study(plan: Plan, folder: Path, jobs: int = 2) -> str:
         raise ValueError(f"--jobs {jobs}: give at least 1")
     runs = {training: plan.run_of(training, folder) for training in plan.trainings}
     wanted = {training: json.loads(json.dumps(configs(run))) for training, run in runs.items()}
+    make_env(next(iter(runs.values()))).close()  # what it refuses is found before anything is written
     _open(plan, folder)
     lock = FolderLock(folder)
     try:
@@ -184,13 +177,15 @@ def _open(plan: Plan, folder: Path) -> None:
                     f"{folder} holds a study with {name} {there.get(name)!r}, this one has {here[name]!r}: "
                     "give the same, or another --out"
                 )
-        return
-    if folder.exists() and (not folder.is_dir() or any(child.name != ".lock" for child in folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(child.name != ".lock" for child in folder.iterdir())):
         raise FileExistsError(f"{folder} exists and holds no study: give another --out")
+    else:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"format": FORMAT, "plan": here, **origin()})
     with disk_errors(folder):
         for name in ("demos", "runs", "cells", "logs"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    write_json(path, {"format": FORMAT, "plan": here, **origin()})
+            (folder / name).mkdir(exist_ok=True)
 
 
 def _check_run(folder: Path, run: Run, wanted: Mapping[str, Any]) -> None:
@@ -374,8 +369,8 @@ def tabulate(result: Mapping[str, Any]) -> str:
     about += f"an episode; means over seeds {seeds}"
     where = ("policy", "trained", "deployed")
     return (
-        f"{about}; {plan['episodes']} evaluation episodes a cell, the same in all, with sampled actions. Least E and peak force: means of "
-        f"the episodes' extremes.\n\n{_markdown(where, _CELL_COLUMNS, result['cells'])}\n"
+        f"{about}; {plan['episodes']} evaluation episodes a cell, the same in all, actions sampled. Least E and "
+        f"peak force: means of the episodes' extremes.\n\n{_markdown(where, _CELL_COLUMNS, result['cells'])}\n"
         f"While training:\n\n{_markdown(where[:2], _TRAINING_COLUMNS, result['trainings'])}\n`{result['command']}`\n"
     )
 

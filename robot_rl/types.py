@@ -93,10 +93,12 @@ class Bounds:
             raise ValueError(
                 f"Bounds.box_lower_m {self.box_lower_m} is above box_upper_m {self.box_upper_m}: give lower <= upper"
             )
-        for name in ("speed_mps", "speed_radps", "force_n", "torque_nm", "trip_force_n", "energy_j"):
+        for name in ("speed_mps", "speed_radps", "force_n", "torque_nm", "trip_force_n"):
             value = getattr(self, name)
             if not value >= 0.0:
                 raise ValueError(f"Bounds.{name} is {value}: give a number >= 0 (inf for no bound)")
+        if not 0.0 < self.energy_j < np.inf:
+            raise ValueError(f"Bounds.energy_j is {self.energy_j}: give a number of joules > 0")
         if not abs(np.linalg.norm(self.box_quat_xyzw) - 1.0) < 1e-6:
             raise ValueError(f"Bounds.box_quat_xyzw is {self.box_quat_xyzw}: give a unit quaternion")
         if not np.all(np.asarray(self.box_rot_rad) >= 0.0):

@@ -142,6 +142,7 @@ def run_ticks(
         passivity.limit_reference(limits, energy, memory, before, plant.site_pos, quat, law)
         if memory.fault[0] == NOT_FINITE:
             wanted = np.zeros(dof)  # no pose to hold: ramp the torque down, gravity compensation stays
+            energy.potential_j[0] = 0.0  # the springs are off
         elif energy.state[0] == FLOAT:
             wanted = braking_torque(dq, law)  # no energy to hold one
         else:

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from robot_rl.geometry import quat_conjugate, quat_multiply, quat_rotate, relative_pose, rotvec_to_quat
-from robot_rl.types import ArmState, Obs, Pose
+from robot_rl.types import ArmState, Bounds, Obs, Pose
 
 TOOL_DOWN_XYZW = (1.0, 0.0, 0.0, 0.0)  # z of the tcp points down, y against the base's
 
@@ -23,6 +23,11 @@ def action_space(gripper: bool) -> spaces.Box:
     """Six for the pose, and one for the gripper where the task uses it."""
     size = 7 if gripper else 6
     return spaces.Box(-1.0, 1.0, (size,), np.float32)
+
+
+def contact_bounds(lower_m: tuple[float, float, float], upper_m: tuple[float, float, float]) -> Bounds:
+    """Bounds of a task that touches on purpose, tool down: stiff springs may pull harder, and it trips earlier."""
+    return Bounds(lower_m, upper_m, TOOL_DOWN_XYZW, (0.1, 0.1, 0.1), force_n=60.0, trip_force_n=120.0)
 
 
 def proprioception_space(gripper: bool) -> dict[str, spaces.Space]:

@@ -19,7 +19,7 @@ from gymnasium import spaces
 
 from robot_rl.config import check, choice, number
 from robot_rl.geometry import quat_conjugate, quat_rotate, rotvec_to_quat
-from robot_rl.types import ArmCommand, ArmState, Array, Bounds, Demonstrator, Geom, Obs, Pose, Prop, Scene, Start
+from robot_rl.types import ArmCommand, ArmState, Array, Demonstrator, Geom, Obs, Pose, Prop, Scene, Start
 from tasks import _common as common
 
 # Seen from above, away from the robot to the right. '#' wall, '.' slot, 'S' start, 'G' goal.
@@ -182,14 +182,9 @@ class Maze:
         )
         height_m = TIP_M + PEG_BELOW_TCP_M
         half = 0.5 * CELL_M * np.max([layout.shape for layout in self.layouts.values()], axis=0)
-        self.bounds = Bounds(
-            box_lower_m=(CENTRE_M[0] - half[1], -half[0], height_m - 0.01),
-            box_upper_m=(CENTRE_M[0] + half[1], half[0], height_m + 0.01),
-            box_quat_xyzw=common.TOOL_DOWN_XYZW,
-            box_rot_rad=(0.1, 0.1, 0.1),
-            speed_mps=0.25,
-            force_n=60.0,
-            trip_force_n=120.0,
+        self.bounds = common.contact_bounds(
+            (CENTRE_M[0] - half[1], -half[0], height_m - 0.01),
+            (CENTRE_M[0] + half[1], half[0], height_m + 0.01),
         )
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = spaces.Dict(common.contact_space((0.24, 0.12, 0.01)))

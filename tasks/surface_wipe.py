@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from robot_rl.config import check, choice, number
-from robot_rl.types import ArmCommand, ArmState, Bounds, Demonstrator, Geom, Obs, Pose, Prop, Scene, Start
+from robot_rl.types import ArmCommand, ArmState, Demonstrator, Geom, Obs, Pose, Prop, Scene, Start
 from tasks import _common as common
 
 BOARD_HALF_M = (0.13, 0.18, 0.01)
@@ -80,14 +80,9 @@ class SurfaceWipe:
             ),
             locked_gripper=GRIPPER,
         )
-        self.bounds = Bounds(
-            box_lower_m=(CENTRE_M[0] - 0.12, CENTRE_M[1] - 0.17, CENTRE_M[2] + TOOL_BELOW_TCP_M - 0.01),
-            box_upper_m=(CENTRE_M[0] + 0.12, CENTRE_M[1] + 0.17, CENTRE_M[2] + TOOL_BELOW_TCP_M + 0.08),
-            box_quat_xyzw=common.TOOL_DOWN_XYZW,
-            box_rot_rad=(0.1, 0.1, 0.1),
-            speed_mps=0.25,
-            force_n=60.0,
-            trip_force_n=120.0,
+        self.bounds = common.contact_bounds(
+            (CENTRE_M[0] - 0.12, CENTRE_M[1] - 0.17, CENTRE_M[2] + TOOL_BELOW_TCP_M - 0.01),
+            (CENTRE_M[0] + 0.12, CENTRE_M[1] + 0.17, CENTRE_M[2] + TOOL_BELOW_TCP_M + 0.08),
         )
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = spaces.Dict(

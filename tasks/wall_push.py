@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from robot_rl.config import check, choice, number
-from robot_rl.types import ArmCommand, ArmState, Bounds, Demonstrator, Geom, Obs, Pose, Prop, Scene, Start
+from robot_rl.types import ArmCommand, ArmState, Demonstrator, Geom, Obs, Pose, Prop, Scene, Start
 from tasks import _common as common
 
 KNOB_RADIUS_M = 0.012
@@ -80,14 +80,9 @@ class WallPush:
             ),
             locked_gripper=GRIPPER,
         )
-        self.bounds = Bounds(
-            box_lower_m=(START_M[0] - 0.05, START_M[1] - 0.02, START_M[2] - 0.02),
-            box_upper_m=(START_M[0] + 0.2, START_M[1] + 0.02, START_M[2] + 0.02),
-            box_quat_xyzw=common.TOOL_DOWN_XYZW,
-            box_rot_rad=(0.1, 0.1, 0.1),
-            speed_mps=0.25,
-            force_n=60.0,
-            trip_force_n=120.0,
+        self.bounds = common.contact_bounds(
+            (START_M[0] - 0.05, START_M[1] - 0.02, START_M[2] - 0.02),
+            (START_M[0] + 0.2, START_M[1] + 0.02, START_M[2] + 0.02),
         )
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = spaces.Dict(

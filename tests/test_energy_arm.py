@@ -64,7 +64,7 @@ def test_the_depletion_drill():
         command(arm, HOME)
         state = arm.wait(0.05)
         np.testing.assert_allclose(state.tau_nm, -2.0 * state.dq_radps, atol=0.05)  # it only brakes
-        assert (arm.energy_state, arm.fault) == ("float", "energy depleted")
+        assert (arm.energy_state, arm.fault) == ("float", "energy depleted") and arm.energy["intervened"] == 1.0
         np.testing.assert_allclose(arm._memory.pos_m, twin._plant.site_pos, atol=1e-4)  # one tick apart
     arm.wait(3.0)
     assert np.abs(arm.read().dq_radps).max() < 0.01 and np.linalg.norm(arm.read().tcp_pos_m - HOME) < 0.15

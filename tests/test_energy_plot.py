@@ -149,7 +149,7 @@ def test_the_record_is_the_ledger_of_the_arm_tick_by_tick() -> None:
 
 def test_evaluation_tells_energy_and_takes_other_settings(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = []
-    for settings in ([], ["--set", "energy.enforce=false", "energy.budget_j=0.06"]):
+    for settings in ([], ["--set", "energy.enforce=false", "energy.budget_j=0.002", "energy.reserve_j=0.001"]):
         assert cli.main(["eval", str(finished), "--episodes", "2", "--json", *settings]) == 0
         told.append(json.loads(capsys.readouterr().out)["energy"])
     assert told[0]["negative_episodes"] == 0.0 and told[1]["negative_episodes"] == 1.0

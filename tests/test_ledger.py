@@ -87,6 +87,12 @@ def test_a_sample_out_of_reach_earns_no_more_than_the_joint_could():
     assert energy.ledger_j[0] - begun_j == pytest.approx(5.0 * 2.0 * T * DOF, abs=1e-12)
     ledger.charge(limits, energy, tau, np.zeros(DOF), T)
     assert energy.state[0] == ledger.FLOAT
+    slipping = dataclasses.replace(LIMITS, viscous_nmspr=np.full(DOF, 0.5), coulomb_nm=np.full(DOF, 1.0))
+    limits = ledger.make_limits(ledger.Config(friction_credit=0.8), 2.0, slipping, SPEED)
+    energy = ledger.make_memory(limits)
+    for tick in range(4):
+        ledger.charge(limits, energy, np.zeros(DOF), np.full(DOF, 0.5 * (tick % 2)), T)
+    assert energy.credit_j[0] == 0.0  # what is no motion rubs off nothing
 
 
 def test_trembling_encoders_earn_no_friction_credit():

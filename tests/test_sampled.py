@@ -111,3 +111,42 @@ def test_a_change_of_stiffness_that_is_not_charged_delivers_more_than_the_budget
 
     monkeypatch.setattr(passivity, "limit_reference", mutated)
     assert drive(1.5, 100.0, 0, "random")[0][:, 1].max() > 5.0
+
+
+class Loose(SpringArm):
+    """Stopped, its springs let go until the next command; a person may move it about."""
+
+    def stop(self) -> None:
+        self.stiffness = np.zeros(6)
+
+    def carry(self, by_m: float) -> None:
+        self.state = dataclasses.replace(self.state, tcp_pos_m=self.state.tcp_pos_m + [by_m, 0.0, 0.0])
+        self.v = np.zeros(3)
+
+
+def test_an_arm_that_was_carried_while_stopped_has_earned_nothing():
+    """The reference is where the arm is found, so its springs do not pull it back with energy nobody put in."""
+    arm = Loose(damping=3.0)
+    guarded = GuardedArm(arm, BOUNDS, Config(control_hz=100.0))
+    for _ in range(12):
+        guarded.command(ArmCommand(arm.state.tcp_pos_m + [0.02, 0.0, 0.0], IDENTITY, valid_s=1.0))
+        guarded.wait(0.1)
+        guarded.stop()
+        before_j = guarded.energy["ledger_j"]
+        arm.carry(0.03)
+        at_m = arm.state.tcp_pos_m
+        guarded.wait(0.04)
+        assert guarded.energy["ledger_j"] <= before_j + 1e-12
+        np.testing.assert_allclose(arm.state.tcp_pos_m, at_m, atol=1e-12)
+    assert arm.spring_j + arm.damper_j <= 2.0
+
+
+def test_a_pause_between_two_waits_leaks_as_well():
+    arm = SpringArm(damping=20.0)
+    guarded = GuardedArm(arm, BOUNDS, Config(control_hz=100.0))
+    guarded.wait(0.02)
+    arm.state = dataclasses.replace(arm.state, t_s=arm.state.t_s + 5.0, tcp_twist=np.array([0.1, 0, 0, 0, 0, 0]))
+    before_j = guarded.energy["ledger_j"]
+    guarded.wait(0.01)
+    leak_j = 0.5 * INNER_S * 5.01 * 1000.0 * 0.1**2
+    assert before_j - guarded.energy["ledger_j"] == pytest.approx(leak_j, rel=1e-6)

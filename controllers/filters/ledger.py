@@ -41,14 +41,14 @@ class Config:
     low_share: float = number(0.3, 1e-3, 1.0, "share of the budget; with less of it free a policy step has a cost")
     friction_credit: float = number(0.0, 0.0, 0.8, "share of the arm's identified joint friction that is credited")
     credit_deadband_rad: float = number(2e-5, 0.0, 1e-2, "rad per tick that are not credited: the encoders' noise")
-    hold_ticks: int = number(1, 1, 50, "control ticks for which one torque may be held where samples are lost")
-    delay_ticks: int = number(0, 0, 10, "control ticks from commanding a torque to applying it")
+    hold_ticks: int = number(1, 1, 50, "control ticks one torque may be held for; torque loops only")
+    delay_ticks: int = number(0, 0, 10, "control ticks until a torque is applied; torque loops only")
     inner_period_s: float = number(0.001, 1e-5, 0.01, "s, period of the law where it runs inside the vendor's box")
 
     def __post_init__(self) -> None:
         check(self)
         if self.budget_j is not None and self.budget_j > self.cap_j:
-            raise ValueError(f"budget_j = {self.budget_j}: give at most cap_j = {self.cap_j}")
+            raise ValueError(f"budget_j = {self.budget_j}: give at most cap_j = {self.cap_j}, or raise cap_j with it")
 
 
 class EnergyLimits(NamedTuple):
@@ -58,7 +58,7 @@ class EnergyLimits(NamedTuple):
     budget_j: float
     cap_j: float
     reserve_j: float
-    speed_radps: Array  # (dof,) that no joint exceeds: the guard trips there
+    speed_radps: Array  # (dof,) that no joint exceeds: the maker's limit, inf for none
     dtau_nmps: Array  # (dof,) fastest that a torque can change
     coulomb_nm: Array  # (dof,) credited share of the Coulomb friction
     viscous_nmspr: Array  # (dof,) Nm s/rad, credited share of the viscous friction
@@ -88,7 +88,7 @@ class EnergyMemory(NamedTuple):
 
 
 def make_limits(config: Config, energy_j: float, limits: ArmLimits, speed_radps: Array) -> EnergyLimits:
-    """``energy_j`` is the task's budget, ``speed_radps`` (dof,) where the guard trips.
+    """``energy_j`` is the task's budget, ``speed_radps`` (dof,) what no joint exceeds: the maker's limit.
 
     Raises ValueError for a budget above the cap, and for a friction credit on an arm whose friction is not known.
     """
@@ -174,7 +174,7 @@ def charge(limits: EnergyLimits, memory: EnergyMemory, tau_nm: Array, q_rad: Arr
 
     Friction took at least ``c |dq| + b dq^2 / dt`` meanwhile, by whatever way the joint went (Cauchy and Schwarz).
     Where either sample is not finite, the most that the torque can have done is charged; a sample that jumps further
-    than the joint can go earns no more than the joint could.
+    than the joint can go earns no more work than the joint could, and no credit.
     """
     total = 0.0
     for i in range(len(q_rad)):
@@ -184,9 +184,10 @@ def charge(limits: EnergyLimits, memory: EnergyMemory, tau_nm: Array, q_rad: Arr
     if finite and memory.known[0]:
         for i in range(len(q_rad)):
             moved_rad = q_rad[i] - memory.q_rad[i]
-            slid_rad = max(abs(moved_rad) - limits.credit_deadband_rad, 0.0)
+            reach_rad = limits.speed_radps[i] * dt_s
+            slid_rad = max(abs(moved_rad) - limits.credit_deadband_rad, 0.0) if abs(moved_rad) <= reach_rad else 0.0
             if tau_nm[i] != 0.0:  # a joint without a speed limit and without a torque does no work
-                work_j += max(tau_nm[i] * moved_rad, -abs(tau_nm[i]) * limits.speed_radps[i] * dt_s)
+                work_j += max(tau_nm[i] * moved_rad, -abs(tau_nm[i]) * reach_rad)
             credit_j += limits.coulomb_nm[i] * slid_rad + limits.viscous_nmspr[i] * slid_rad * slid_rad / dt_s
     else:
         for i in range(len(q_rad)):

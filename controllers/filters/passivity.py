@@ -2,11 +2,11 @@
 
 In the order of one control tick: ``charge`` enters what the last torque did; ``limit_reference`` lets a stiffening
 (gamma) and a step of the reference (alpha) through as far as the springs' potential V stays within L - reserve, and
-has the reference give way where it does not;
-``limit_torque`` is the hard valve (beta), which keeps L >= 0 whatever law, contact or policy do: it always leaves as
-much as bringing the torque down at the arm's own torque rate can cost. An empty ledger floats: torque to zero,
-reference at the measured pose, until a person or a new episode grants energy. It needs one assumption, that no joint
-is faster than the guard's trip. docs/passivity.md has the proof, line by line with its tests.
+has the reference give way where it does not; ``limit_torque`` is the hard valve (beta), which keeps L >= 0 whatever
+law, contact or policy do: it always leaves as much as bringing the torque down at the arm's own torque rate can cost.
+An empty ledger floats: the joints are only braked, the reference lies at the measured pose, until a person or a new
+episode grants energy. It needs one assumption, that no joint is faster than the arm's maker allows. docs/passivity.md
+has the proof, line by line with its tests.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def limit_reference(
             memory.fault[0] = ENERGY
         memory.pos_m[:] = pos_m
         memory.quat_xyzw[:] = quat_xyzw
-        energy.potential_j[0] = 0.0
+        energy.potential_j[0] = energy.alpha[0] = energy.gamma[0] = 0.0
         return
     payable_j = max(energy.ledger_j[0] - limits.reserve_j, 0.0)
     held_j = spring_potential(pos_m, quat_xyzw, before.pos_m, before.quat_xyzw, before.stiffness, law)
     wanted_j = spring_potential(pos_m, quat_xyzw, memory.pos_m, memory.quat_xyzw, memory.stiffness, law)
-    energy.state[0] = NORMAL if held_j <= payable_j else HOLD
+    energy.state[0] = HOLD if limits.enforce and held_j > payable_j else NORMAL
     energy.potential_j[0] = wanted_j
     if not limits.enforce or wanted_j <= payable_j:
         return
@@ -209,7 +209,8 @@ def limit_torque(
 
     ``wanted_nm`` is within the torque rate of ``previous_nm``, the last one commanded. What is in flight is set aside
     first; of the rest the torque chosen has to leave its own ``ramp_cost``, so that the next tick can still go down.
-    A torque that is no number is the fastest way down. ``dt_s`` is the control period, however late the tick is.
+    With ``enforce`` a torque that is no number becomes the fastest way down. ``dt_s`` is the control period, however
+    late the tick is.
     """
     energy.beta[0] = 1.0
     tau_nm = wanted_nm
