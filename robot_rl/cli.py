@@ -54,7 +54,7 @@ class Record:
     keep_failures: bool = False
     """keep demonstrations that failed, too"""
     set: Settings = ()
-    """settings of task, arm and guard, such as task.max_steps=80"""
+    """settings of task, arm, guard and energy, such as task.max_steps=80"""
 
     def execute(self) -> int:
         from robot_rl.commands import record_demonstrations
@@ -105,7 +105,7 @@ class Train:
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """go on with this run folder; only --steps may be given besides"""
     set: Settings = ()
-    """settings of agent, task, arm, guard and train, such as agent.utd_ratio=8 train.eval_every=2000"""
+    """settings of agent, task, arm, guard, energy and train, such as agent.utd_ratio=8 train.eval_every=2000"""
 
     def execute(self) -> int:
         from robot_rl.commands import train

@@ -152,7 +152,7 @@ def test_evaluation_tells_energy_and_takes_other_settings(finished: Path, capsys
     for settings in ([], ["--set", "energy.enforce=false", "energy.budget_j=0.002", "energy.reserve_j=0.001"]):
         assert cli.main(["eval", str(finished), "--episodes", "2", "--json", *settings]) == 0
         told.append(json.loads(capsys.readouterr().out)["energy"])
-    assert told[0]["negative_episodes"] == 0.0 and told[1]["negative_episodes"] == 1.0
+    assert told[0]["negative_episodes"] == 0.0 < told[1]["negative_episodes"]
     assert told[1]["free_min_j"] < 0.0 < told[0]["free_min_j"]
     assert read_json(finished / "summary.json", "")["energy"].keys() == told[0].keys()
     assert cli.main(["eval", str(finished), "--episodes", "1"]) == 0
