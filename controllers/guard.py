@@ -26,8 +26,13 @@ Array = NDArray[np.float64]
 CLIPS = ("box", "rotation", "speed", "force", "lease")
 BOX, ROTATION, SPEED, FORCE, LEASE = range(5)
 # Why it tripped; 0 is no fault.
-FAULTS = ("", "not finite", "joint speed", "contact force", "energy depleted")
+FAULTS = (
+    "", "not finite", "joint speed", "contact force", "energy depleted",
+    "emergency stop", "state too old", "clock went backwards", "control loop late", "heartbeat lost",
+)  # fmt: skip
 NO_FAULT, NOT_FINITE, JOINT_SPEED, CONTACT_FORCE, ENERGY = range(5)
+# These are found by whoever runs the control loop, and given to ``GuardedArm.trip``.
+EMERGENCY_STOP, STATE_TOO_OLD, CLOCK_BACKWARDS, LOOP_LATE, HEARTBEAT_LOST = range(5, 10)
 
 
 @dataclass(frozen=True)

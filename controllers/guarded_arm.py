@@ -12,7 +12,7 @@ from controllers import guard as guarding
 from controllers.filters import ledger, passivity, sampled
 from controllers.filters.ledger import EnergyLimits, EnergyMemory
 from controllers.guard import CLIPS, FAULTS, NO_FAULT, GuardLimits, GuardMemory, guard_tick
-from robot_rl.types import Arm, ArmCommand, ArmState, Bounds, Start
+from robot_rl.types import Arm, ArmCommand, ArmState, Bounds, Pose, Start
 
 Array = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ class GuardedArm:
             raise ValueError(
                 f"control_hz = {self._config.control_hz:g}: this arm steps in lock-step at {self._twin.control_hz:g} Hz"
             )
-        self._guard = guarding.make_limits(bounds, arm.limits, self._config)
+        self.set_bounds(bounds)
         self._limits = ledger.make_limits(self._energy_config, bounds.energy_j, arm.limits, arm.limits.dq_max_radps)
         self.default_stiffness = arm.default_stiffness
         self._law = None if self._twin is not None else sampled.spring_of(arm)
@@ -68,6 +68,32 @@ class GuardedArm:
         self._energy = ledger.make_memory(self._limits, self._energy_config.delay_ticks)
         self._seen_s = state.t_s
         self._stopped = False
+
+    def set_bounds(self, bounds: Bounds) -> None:
+        """Other bounds from the next tick on; raises ValueError where one is looser than the arm's own limit. The
+        energy budget stays that of the beginning."""
+        self._guard = guarding.make_limits(bounds, self.limits, self._config)
+        self.bounds = bounds
+
+    @property
+    def unguarded(self) -> Arm:
+        """What is guarded; only for who runs it, never for a policy."""
+        return self._arm
+
+    @property
+    def reference(self) -> Pose:
+        """What is left of the command after guard and energy filter: the pose the law is given."""
+        return Pose(self._memory.pos_m.copy(), self._memory.quat_xyzw.copy())
+
+    @property
+    def stiffness(self) -> Array:
+        """(6,) N/m, Nm/rad that the law is given."""
+        return self._memory.stiffness.copy()
+
+    @property
+    def following(self) -> bool:
+        """Whether there is a command whose lease goes on."""
+        return bool(self._memory.age_s[0] < self._memory.valid_s[0])
 
     @property
     def fault(self) -> str:
@@ -120,7 +146,7 @@ class GuardedArm:
         period_s = 1.0 / self._config.control_hz
         state, elapsed_s = self._arm.read(), period_s
         if self._stopped:  # what moved a stopped arm did no work on springs of ours
-            self._let_go(state)
+            self._anchor(state)
             self._energy.known[0], self._stopped = 0, False
         for _ in range(ticks):
             self._tick(state, elapsed_s)
@@ -144,15 +170,39 @@ class GuardedArm:
     def stop(self) -> None:
         """Stop the arm where it is and end the lease. Not latched: the next command moves it again."""
         self._arm.stop()
-        guarding.drop_command(self._memory)
         self._let_go(self._arm.read())
         self._stopped = True
 
     def _let_go(self, state: ArmState) -> None:
+        """End the lease and hold where the arm is; the gripper stays as it is."""
+        guarding.drop_command(self._memory)
+        self._anchor(state)
+
+    def _anchor(self, state: ArmState) -> None:
         """Anchor the springs where the arm is."""
         if guarding.is_finite(state):
             self._memory.pos_m[:], self._memory.quat_xyzw[:] = state.tcp_pos_m, state.tcp_quat_xyzw
             self._energy.potential_j[0] = 0.0
+
+    def trip(self, fault: int) -> None:
+        """Latch a fault that the guard cannot see (a code of ``guard.FAULTS``) and hold; the first one stands."""
+        if self._memory.fault[0] == NO_FAULT:
+            self._let_go(self._arm.read())
+            self._memory.fault[0] = fault
+
+    def hold(self) -> None:
+        """End the lease: from the next tick on the reference stands still."""
+        guarding.drop_command(self._memory)
+
+    def relax(self, share: float) -> None:
+        """Soften the springs to ``share`` of the default until the next command. At 0 they follow whoever moves the
+        arm, so that nothing snaps back; an arm that cannot change its stiffness is let go in the same way."""
+        if self._memory.fault[0] != NO_FAULT:
+            return
+        if "stiffness" not in self.limits.cannot:
+            self._memory.target_stiffness[:] = share * self.default_stiffness
+        if share == 0.0:
+            self._let_go(self._arm.read())
 
     def clear_fault(self) -> None:
         """A person's word that the cause is gone: hold at the measured pose and take commands again.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
 
 from robot_rl.config import override
 from robot_rl.find import find, nearest
+from robot_rl.types import ArmState, Start, Task
 
-WORLDS = {"sim": "sim"}
-"""World name -> folder of its arms."""
+WORLDS = {"sim": "sim", "ros": "hardware.ros", "crisp": "hardware.crisp"}
+"""World name -> folder of its arms, or the one module through which that world has any arm."""
+REMOTE = frozenset({"ros"})
+"""Worlds whose arms are guarded where they are: guard and energy are settings of the node there."""
+MOVE_S = 30.0  # longest way of a real arm to an episode's start
 SAFETY = {"guard": "controllers.guard", "energy": "controllers.filters.ledger"}
 """Section of settings -> module of its Config."""
 
@@ -32,15 +36,32 @@ def split_settings(settings: Sequence[str], sections: Sequence[str]) -> dict[str
     return out
 
 
-def make_configs(task: str, arm: str = "panda", world: str = "sim", settings: Sequence[str] = ()) -> dict[str, Any]:
-    """The configs of task, arm, guard and energy with settings such as ``task.max_steps=50`` applied.
+def find_arm(world: str, arm: str) -> Any:
+    """The module that makes ``arm`` in ``world``; raises LookupError for an unknown name."""
+    if world not in WORLDS:
+        raise LookupError(nearest("world", world, WORLDS))
+    module = importlib.import_module(WORLDS[world])
+    return find(WORLDS[world], arm) if hasattr(module, "__path__") else module
+
+
+def make_configs(
+    task: str,
+    arm: str = "panda",
+    world: str = "sim",
+    settings: Sequence[str] = (),
+    more: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The configs of task, arm, guard and energy with settings such as ``task.max_steps=50`` applied; of task and arm
+    only where the arm is guarded elsewhere. ``more`` names further sections and the modules of their Config.
 
     Raises LookupError for an unknown name and ValueError for a setting that cannot be taken.
     """
-    if world not in WORLDS:
-        raise LookupError(nearest("world", world, WORLDS))
-    plugins = {"task": find("tasks", task), "arm": find(WORLDS[world], arm)}
-    plugins |= {section: importlib.import_module(module) for section, module in SAFETY.items()}
+    plugins = {"task": find("tasks", task), "arm": find_arm(world, arm)}
+    sections = ({} if world in REMOTE else SAFETY) | dict(more or {})
+    plugins |= {section: importlib.import_module(module) for section, module in sections.items()}
+    own_hz = getattr(plugins["arm"], "CONTROL_HZ", None)  # an arm that is slower than the default
+    if own_hz is not None and "guard" in plugins:
+        settings = (f"guard.control_hz={own_hz}", *settings)
     changes = split_settings(settings, list(plugins))
     configs = {}
     for section, module in plugins.items():
@@ -65,12 +86,51 @@ def make_env(
     configs = make_configs(task, arm, world, settings)
     guarded_arm = importlib.import_module("controllers.guarded_arm")
     built = find("tasks", task).make(configs["task"])
-    twin = find(WORLDS[world], arm).make(configs["arm"], built.scene)
-    twin.ticks(1.0 / built.control_hz)  # a rate the twin cannot keep is refused before anything is written
-    guarded = guarded_arm.GuardedArm(twin, built.bounds, configs["guard"], configs["energy"])
+    env: gymnasium.Env[Any, Any]
+    if world in REMOTE:
+        remote = make_arm(task, arm, world, configs, built)
+        env = ArmEnv(built, remote, remote.readings, remote.reset, None, render_mode, remote.narrate)
+        return GoalView(env) if goal else env
+    unguarded = make_arm(task, arm, world, configs, built)
+    guarded = guarded_arm.GuardedArm(unguarded, built.bounds, configs["guard"], configs["energy"])
 
     def readings() -> dict[str, Any]:
-        return twin.readings() | guarded.readings()
+        return unguarded.readings() | guarded.readings()
 
-    env: gymnasium.Env[Any, Any] = ArmEnv(built, guarded, readings, guarded.place, twin.render, render_mode)
+    if world == "sim":
+        unguarded.ticks(1.0 / built.control_hz)  # a rate the twin cannot keep is refused before anything is written
+        env = ArmEnv(built, guarded, readings, guarded.place, unguarded.render, render_mode)
+    else:
+        env = _real_env(built, guarded, readings, render_mode)
     return GoalView(env) if goal else env
+
+
+def _real_env(
+    built: Task, guarded: Any, readings: Callable[[], dict[str, Any]], render_mode: str | None
+) -> gymnasium.Env[Any, Any]:
+    """An ArmEnv around an arm that moves to each start by itself."""
+    from robot_rl.env import ArmEnv
+
+    moving = importlib.import_module("controllers.moving")
+    begun: list[Start] = []
+
+    def reset(start: Start) -> ArmState:
+        begun[:] = [start]
+        state = moving.move_to(guarded, start, MOVE_S)
+        guarded.grant_energy()
+        return state
+
+    def seen() -> dict[str, Any]:
+        found = readings()
+        poses = {name.removeprefix("prop/"): pose for name, pose in found.items() if name.startswith("prop/")}
+        return found | moving.prop_readings(built.scene, poses, begun[-1], guarded.read())
+
+    return ArmEnv(built, guarded, seen, reset, None, render_mode)
+
+
+def make_arm(task: str, arm: str, world: str, configs: Mapping[str, Any], built: Task) -> Any:
+    """The arm itself, not guarded yet; drivers connect here."""
+    module = find_arm(world, arm)
+    if world == "sim":
+        return module.make(configs["arm"], built.scene)
+    return module.make(configs["arm"], arm, task, built.scene, built.bounds)

@@ -19,14 +19,21 @@ def first_sentence(module: str) -> str:
 
 
 def describe() -> str:
-    """Tasks, arms of each world, and agents, with a sentence each."""
+    """Tasks, arms of each world that has a folder of them, the other worlds, and agents, with a sentence each."""
     from robot_rl.build import WORLDS
 
-    folders = {"tasks": "tasks"} | {f"arms (world {world})": folder for world, folder in WORLDS.items()}
-    folders |= {"agents": "robot_rl.agents"}
-    width = max(len(name) for folder in folders.values() for name in names(folder))
+    folders = {world: where for world, where in WORLDS.items() if "." not in where}
+    entries = {"tasks": _plugins("tasks")}
+    entries |= {f"arms (world {world})": _plugins(folder) for world, folder in folders.items()}
+    entries["other worlds"] = {w: where for w, where in WORLDS.items() if w not in folders}
+    entries["agents"] = _plugins("robot_rl.agents")
+    width = max(len(name) for modules in entries.values() for name in modules)
     blocks = []
-    for title, folder in folders.items():
-        lines = [f"  {name:<{width}}  {first_sentence(f'{folder}.{name}')}" for name in names(folder)]
+    for title, modules in entries.items():
+        lines = [f"  {name:<{width}}  {first_sentence(module)}" for name, module in modules.items()]
         blocks.append("\n".join([f"{title}:", *lines]))
     return "\n\n".join(blocks)
+
+
+def _plugins(folder: str) -> dict[str, str]:
+    return {name: f"{folder}.{name}" for name in names(folder)}

@@ -102,17 +102,17 @@ def _start(job: Job, added: Mapping[str, str]) -> subprocess.Popen[str]:
             text=True,
             env={**os.environ, **added},
             process_group=0,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
 
 
 _LIBC = ctypes.CDLL(None)
 
 
-def _end_with_parent() -> None:
-    """In the child, on Linux: SIGTERM when the parent dies, by whatever cause, so that no training is left behind."""
+def end_with_parent(signum: int = signal.SIGTERM) -> None:
+    """In the child, on Linux: ``signum`` when the parent dies, by whatever cause, so that no process is left behind."""
     with contextlib.suppress(AttributeError):
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signum)
 
 
 def _end(job: Job, process: subprocess.Popen[str]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``robot-rl tasks | demo | train | eval | plot | video | study | bench``.
+"""The command line: ``robot-rl tasks | demo | train | eval | plot | video | study | bench``, and ``cli_ros.py``.
 
 Only what parses the command is imported here; each command imports what it needs, so that ``--help`` answers at once.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import (
@@ -18,13 +18,13 @@ from tyro.conf import (
     OmitArgPrefixes,
     OmitSubcommandPrefixes,
     Positional,
-    UseAppendAction,
     arg,
     subcommand,
 )
 
+from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
+
 PACKAGES = ("robot_rl", "controllers", "tasks", "sim", "hardware")
-Settings = UseAppendAction[tuple[tuple[str, ...], ...]]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,8 @@ class Eval:
     """of the episodes"""
     checkpoint: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the newest)")] = None
     """a folder in DIR/checkpoints"""
+    world: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the run's)")] = None
+    """another world than it was trained in: sim, or ros for an arm behind its ROS 2 node"""
     sample: bool = False
     """draw actions as in training, instead of taking the most likely ones"""
     json: bool = False
@@ -234,16 +236,24 @@ Command = (
     | Annotated[Video, subcommand("video")]
     | Annotated[Study, subcommand("study")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Doctor, subcommand("doctor")]
+    | Annotated[Up, subcommand("up")]
+    | Annotated[Node, subcommand("node")]
+    | Annotated[Call, subcommand("call")]
+    | Annotated[RecordBag, subcommand("record-bag")]
+    | Annotated[ReplayBag, subcommand("replay-bag")]
 )
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status. What a user can mend is one line on stderr, and 2."""
-    command: Tasks | Demo | Train | Eval | Plot | Video | Study | Bench = tyro.cli(
+    words = list(sys.argv[1:] if args is None else args)
+    words, ROS_ARGS[:] = split_ros_args(words)
+    command: Any = tyro.cli(
         Command,
         prog="robot-rl",
         description="Real-world reinforcement learning for robot arms.",
-        args=args,
+        args=words,
         config=(OmitSubcommandPrefixes, OmitArgPrefixes, FlagCreatePairsOff),
     )
     try:

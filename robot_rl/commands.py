@@ -130,7 +130,9 @@ def evaluate(command: cli.Eval) -> int:
 
     if command.episodes < 1:
         raise ValueError(f"--episodes {command.episodes}: give at least 1")
-    run, env, encoder, agent = load_agent(command.dir, command.checkpoint, settings=sum(command.set, ()))
+    run, env, encoder, agent = load_agent(
+        command.dir, command.checkpoint, settings=sum(command.set, ()), world=command.world
+    )
     seed = run.seed if command.seed is None else command.seed
     try:
         with Progress(f"evaluating {run.task} {run.agent}", command.episodes) as progress:

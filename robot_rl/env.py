@@ -41,7 +41,9 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         reset_world: Callable[[Start], ArmState],
         render_frame: Callable[[], np.ndarray] | None = None,
         render_mode: str | None = None,
+        narrate: Callable[[Mapping[str, float]], None] | None = None,
     ) -> None:
+        """``narrate`` is told of every reset (its seed) and step (action, reward and how it ended), for recorders."""
         self.metadata = {"render_modes": ["rgb_array"] if render_frame else [], "render_fps": round(task.control_hz)}
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode = '{render_mode}': there is {self.metadata['render_modes']}")
@@ -50,7 +52,7 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.observation_space = task.observation_space
         self.action_space = task.action_space
         self._readings, self._reset_world, self._render_frame = readings, reset_world, render_frame
-        self._limits = {key: (box.low, box.high) for key, box in task.observation_space.spaces.items()}
+        self._narrate = narrate
         self._origin: ArmState | None = None
         self._state: ArmState | None = None
         self._obs: dict[str, np.ndarray] = {}
@@ -63,7 +65,9 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._origin = self._state = self._reset_world(self.task.reset(self.np_random))
         self._steps = 0
         self._obs = self.task.observe(self._state, self._readings(), self._origin)
-        return self._public(self._obs), {"success": self.task.success(self._obs)}
+        if self._narrate is not None:
+            self._narrate({"seed": -1 if seed is None else seed})
+        return public(self._obs, self.observation_space), {"success": self.task.success(self._obs)}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         if self._origin is None or self._state is None:
@@ -74,16 +78,20 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._steps += 1
         fault = self.arm.fault
         previous, seen = self._obs, self.task.observe(self._state, self._readings(), self._origin)
-        # A measurement that is not finite has tripped the guard and ends the episode; what was seen before it stands.
-        numbers = np.concatenate([value for value in seen.values() if value.dtype != np.uint8])
-        self._obs = seen if np.isfinite(numbers).all() else previous
+        self._obs = keep_finite(seen, previous)
         terms = self.task.reward(previous, action, self._obs)
         success = self.task.success(self._obs)
         truncated = not success and (self._steps >= self.task.max_steps or fault != "")
         energy = self.arm.energy
         info = {"success": success, "reward_terms": terms, "fault": fault, "clips": self.arm.clips}
         info |= {"energy": energy, "cost": energy["cost"], "energy_depleted": self.arm.energy_state == "float"}
-        return self._public(self._obs), float(sum(terms.values())), success, truncated, info
+        reward = float(sum(terms.values()))
+        if self._narrate is not None:
+            told = {"reward": reward, "terminated": float(success), "truncated": float(truncated)}
+            told |= {"success": float(success), "cost": energy["cost"]}
+            told |= {f"action_{i}": value for i, value in enumerate(action.tolist())}
+            self._narrate(told)
+        return public(self._obs, self.observation_space), reward, success, truncated, info
 
     def render(self) -> Any:
         if self._render_frame is None or self.render_mode is None:
@@ -111,12 +119,22 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             raise ValueError(f"action is {action.tolist()} at step {self._steps}: every number has to be finite")
         return np.clip(action, -1.0, 1.0)
 
-    def _public(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What an agent may see, inside the bounds of the observation space."""
-        return {
-            key: obs[key] if low.dtype == np.uint8 else np.minimum(np.maximum(obs[key].astype(np.float32), low), high)
-            for key, (low, high) in self._limits.items()
-        }
+
+def keep_finite(seen: dict[str, np.ndarray], previous: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``seen``, unless a number in it is not finite: that measurement has tripped the guard and ends the episode; what
+    was seen before it stands."""
+    numbers = np.concatenate([value for value in seen.values() if value.dtype != np.uint8])
+    return seen if np.isfinite(numbers).all() else previous
+
+
+def public(obs: Mapping[str, np.ndarray], space: Any) -> dict[str, np.ndarray]:
+    """What an agent may see of ``obs``, inside the bounds of the observation space."""
+    return {
+        key: obs[key]
+        if box.dtype == np.uint8
+        else np.minimum(np.maximum(obs[key].astype(np.float32), box.low), box.high)
+        for key, box in space.spaces.items()
+    }
 
 
 class GoalView(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray], np.ndarray]):

@@ -222,18 +222,27 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_agent(
-    folder: Path, checkpoint: Path | None = None, render_mode: str | None = None, settings: Sequence[str] = ()
+    folder: Path,
+    checkpoint: Path | None = None,
+    render_mode: str | None = None,
+    settings: Sequence[str] = (),
+    world: str | None = None,
 ) -> tuple[Run, gym.Env, Encoder, Agent]:
     """Run, environment, encoder and trained agent of a run folder, from its newest checkpoint or the one given.
 
-    ``settings`` such as "energy.enforce=false" change the environment from what the agent was trained in. Raises
-    FileNotFoundError where there is no checkpoint, and ValueError for that of another task or agent.
+    ``settings`` such as "energy.enforce=false", and another ``world``, change the environment from what the agent was
+    trained in; of the run's own settings only the task's hold in another world. Raises FileNotFoundError where there is
+    no checkpoint, and ValueError for that of another task or agent.
     """
     from robot_rl.checkpoint import load as load_checkpoint
 
     run = load(folder)
     if settings and run.world == GYM:
         raise ValueError(f"setting '{settings[0]}': {run.task} is a Gymnasium environment and takes no settings")
+    if world not in (None, run.world):
+        if run.world == GYM:
+            raise ValueError(f"--world {world}: {run.task} is a Gymnasium environment and has no other world")
+        run = replace(run, world=world, settings=tuple(text for text in run.settings if text.startswith("task.")))
     run = replace(run, settings=(*run.settings, *settings))
     path = newest(folder) if checkpoint is None else checkpoint
     check_metadata(run, path)

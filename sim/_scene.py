@@ -49,6 +49,16 @@ def build(arm_xml: Path, scene: Scene, finger_open_m: float, visual: bool) -> mu
     return spec.compile()
 
 
+def place_prop(model: mujoco.MjModel, data: mujoco.MjData, name: str, pos_m: np.ndarray, quat_xyzw: np.ndarray) -> None:
+    """Put a fixture or a free prop somewhere; velocities stay."""
+    mocap = int(model.body(name).mocapid[0])
+    if mocap >= 0:
+        data.mocap_pos[mocap], data.mocap_quat[mocap] = pos_m, to_wxyz(quat_xyzw)
+    else:
+        where = data.joint(name).qpos
+        where[:3], where[3:] = pos_m, to_wxyz(quat_xyzw)
+
+
 def _lock_fingers(spec: mujoco.MjSpec, opening_m: float) -> None:
     """Weld the fingers at an opening: two joints and their rack less to integrate where no task moves them."""
     for element in (*spec.tendons, *spec.keys, *(spec.actuator(name) for name in FINGERS)):

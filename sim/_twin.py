@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,13 +14,13 @@ from controllers import guard as guarding
 from controllers import impedance
 from controllers.filters import ledger
 from robot_rl.geometry import matrix_to_quat, rotation_between
-from robot_rl.types import ArmCommand, ArmState, Pose, Scene, Start
+from robot_rl.types import ArmCommand, ArmState, Geom, Pose, Scene, Start
 from sim import _tick
 from sim._models import Model
-from sim._scene import build, from_wxyz, to_wxyz
+from sim._picture import Picture
+from sim._scene import build, from_wxyz, place_prop
 
 WRENCH_CUTOFF_HZ = 30.0  # low-pass of the estimated contact wrench, as vendors filter theirs
-CAMERA = {"lookat": (0.32, 0.0, 0.3), "distance": 1.3, "azimuth": 145.0, "elevation": -18.0}
 
 
 class Twin:
@@ -30,8 +31,9 @@ class Twin:
         self.limits = model.limits
         self.default_stiffness = np.asarray(config.stiffness, np.float64)
         self._ready_rad = np.asarray(model.ready_rad, np.float64)
-        self._build = partial(build, model.xml_path, scene, model.finger_open_m)
-        self._model = self._build(visual=False)
+        make_model = partial(build, model.xml_path, scene, model.finger_open_m)
+        self._model = make_model(visual=False)
+        self._picture = Picture(partial(make_model, visual=True), scene, model.limits.dof, model.finger_open_m)
         self._data = mujoco.MjData(self._model)
         self._scene = scene
         self._site = self._model.site("tcp").id
@@ -44,7 +46,6 @@ class Twin:
         self._open = guarding.open_limits(model.limits)
         self._watch = ledger.make_limits(ledger.Config(enforce=False), 1.0, model.limits, self._open.trip_radps)
         self._finger_open_m = model.finger_open_m
-        self._picture: tuple[mujoco.MjModel, mujoco.MjData, mujoco.Renderer] | None = None
         mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[: self.limits.dof] = self._ready_rad
         self._settle()
@@ -131,9 +132,7 @@ class Twin:
         guarding.hold_here(self._own, self.read())
 
     def close(self) -> None:
-        if self._picture is not None:
-            self._picture[2].close()
-            self._picture = None
+        self._picture.close()
 
     # ---------------------------------------------------------------------------------------------------------- world
 
@@ -150,13 +149,7 @@ class Twin:
         if set(start.props) != movable:
             raise ValueError(f"Start.props names {sorted(start.props)}: the scene places {sorted(movable)}")
         for name, pose in start.props.items():
-            mocap = int(self._model.body(name).mocapid[0])
-            if mocap >= 0:
-                self._data.mocap_pos[mocap] = pose.pos_m
-                self._data.mocap_quat[mocap] = to_wxyz(pose.quat_xyzw)
-            else:
-                where = self._data.joint(name).qpos
-                where[:3], where[3:] = pose.pos_m, to_wxyz(pose.quat_xyzw)
+            place_prop(self._model, self._data, name, pose.pos_m, pose.quat_xyzw)
         self._settle()
         self._begin()
         self._own.target_gripper[0] = self._own.gripper[0] = start.gripper
@@ -170,24 +163,41 @@ class Twin:
             out[f"prop/{prop.name}"] = np.concatenate([body.xpos, from_wxyz(body.xquat)])
         return out
 
-    def render(self, width: int = 640, height: int = 480) -> np.ndarray:
+    def render(self, width: int = 640, height: int = 480, camera: str = "front") -> np.ndarray:
         """A picture, uint8 (height, width, 3). Needs a GL library; the error says which."""
-        if self._picture is not None and (self._picture[2].width, self._picture[2].height) != (width, height):
-            self.close()
-        if self._picture is None:
-            model = self._build(visual=True)
-            self._picture = (model, mujoco.MjData(model), mujoco.Renderer(model, height, width))
-        model, data, renderer = self._picture
-        data.qpos[:] = self._data.qpos
-        data.mocap_pos[:], data.mocap_quat[:] = self._data.mocap_pos, self._data.mocap_quat
-        mujoco.mj_forward(model, data)
-        camera = mujoco.MjvCamera()
-        camera.lookat[:] = CAMERA["lookat"]
-        camera.distance, camera.azimuth, camera.elevation = CAMERA["distance"], CAMERA["azimuth"], CAMERA["elevation"]
-        options = mujoco.MjvOption()
-        options.geomgroup[:] = (1, 1, 1, 0, 0, 0)
-        renderer.update_scene(data, camera, options)
-        return renderer.render()
+        shown = self._picture.data
+        shown.qpos[:] = self._data.qpos
+        shown.mocap_pos[:], shown.mocap_quat[:] = self._data.mocap_pos, self._data.mocap_quat
+        return self._picture.draw(width, height, camera)
+
+    def show(
+        self,
+        q_rad: np.ndarray,
+        gripper: float,
+        props: Mapping[str, np.ndarray],
+        width: int = 640,
+        height: int = 480,
+        camera: str = "front",
+        shadows: bool = True,
+    ) -> np.ndarray:
+        """``render`` of another configuration, which physics knows nothing of: joints (dof,), gripper 0 open .. 1
+        closed, and the pose (7,) m, xyzw of every prop by name; a tool's is not read. Without shadows it takes a third
+        of the time.
+
+        Raises ValueError for joints, props or a size that there are not, LookupError for such a camera.
+        """
+        self._picture.move(q_rad, gripper, props)
+        return self._picture.draw(width, height, camera, shadows)
+
+    def geoms(self, q_rad: np.ndarray, gripper: float) -> tuple[list[Geom], np.ndarray]:
+        """What the arm looks like at ``q_rad``, as geoms in the base frame, and its tcp's pose (7,) m, xyzw."""
+        self._picture.bend(q_rad, gripper)
+        return self._picture.arm()
+
+    @property
+    def fovy_rad(self) -> float:
+        """The vertical field of view of pictures; pixels are square."""
+        return self._picture.fovy_rad
 
     def _settle(self) -> None:
         self._tick.tau_nm[:] = 0.0

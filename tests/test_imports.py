@@ -11,18 +11,32 @@ ROOT = Path(__file__).parent.parent
 OURS = {"robot_rl", "controllers", "tasks", "sim", "hardware", "launch"}
 LIGHT = {"types", "geometry", "find", "config"}  # of robot_rl: numpy and the standard library only
 JAX = {"jax", "flax", "optax"}
-ROS = {"rclpy", "launch_ros", "std_msgs", "geometry_msgs", "sensor_msgs"}
+ROS = {
+    "rclpy",
+    "launch_ros",
+    "std_msgs",
+    "geometry_msgs",
+    "sensor_msgs",
+    "std_srvs",
+    "diagnostic_msgs",
+    "rcl_interfaces",
+}
+ROS |= {"visualization_msgs", "rosgraph_msgs", "lifecycle_msgs", "builtin_interfaces", "trajectory_msgs"}
 MAY = {
     "robot_rl": {"robot_rl"},
     "controllers": {"controllers"} | {f"robot_rl.{name}" for name in LIGHT},
     "tasks": {"tasks"} | {f"robot_rl.{name}" for name in LIGHT | {"stl"}},
     "sim": {"sim", "controllers"} | {f"robot_rl.{name}" for name in LIGHT},
+    "hardware": {"hardware", "controllers"} | {f"robot_rl.{name}" for name in LIGHT},
+    "launch": {"robot_rl.ros_launch"},
 }
 NEVER = {
     "robot_rl": {"mujoco", "numba"} | ROS,
     "controllers": JAX | {"mujoco", "gymnasium"},
     "tasks": JAX | {"mujoco", "numba"} | ROS,
     "sim": JAX | {"gymnasium"} | ROS,
+    "hardware": JAX | {"mujoco", "gymnasium"},
+    "launch": JAX | {"mujoco", "numba", "gymnasium"},
 }
 
 
@@ -60,6 +74,17 @@ def test_a_folder_imports_only_what_it_may(folder):
             assert top not in NEVER[folder], f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_what_needs_ros_is_reached_by_what_needs_ros_only():
+    """``controllers`` without ROS stays usable without it: guard, filter, law and loop."""
+    modules = {path.stem: imports(path) for path in files("controllers")}
+    needs = {name for name, found in modules.items() if any(top.split(".")[0] in ROS for top in found)}
+    assert "arm_node" in needs and "guarded_arm" not in needs and "control_loop" not in needs
+    needs |= {"ros"}
+    for name, found in modules.items():
+        reached = {top.split(".")[1] for top in found if top.startswith("controllers.")} & needs
+        assert not reached or name in needs, f"controllers/{name}.py imports {reached}"
+
+
 def test_the_vocabulary_needs_numpy_only():
     for name in LIGHT:
         for imported in imports(ROOT / "robot_rl" / f"{name}.py"):
@@ -87,7 +112,10 @@ def test_launch_is_never_a_package():
     [
         "import robot_rl.types, controllers",
         "import controllers.guard, controllers.impedance",
+        "import controllers.control_loop, controllers.targets, controllers.moving, controllers.arms",
+        "import hardware.ros, hardware.crisp",
         "import tasks.peg_insert",
+        "import robot_rl.up, robot_rl.warden, robot_rl.ros_launch",
     ],
 )
 def test_light_imports_load_nothing_heavy(statement):

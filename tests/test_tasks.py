@@ -8,6 +8,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from robot_rl.build import make_env
+from robot_rl.env import public
 from robot_rl.envs import env_id
 from robot_rl.find import names
 from sim import _twin  # noqa: F401  (fails early and clearly where MuJoCo is missing)
@@ -165,7 +166,7 @@ def test_the_goal_views_observation_does_not_show_the_goal(task):
     arm_env = env.unwrapped
     for key in arm_env.task.goal_keys:
         arm_env._obs[key] = arm_env._obs[key] + 0.01
-    changed = env._view(arm_env._public(arm_env._obs))
+    changed = env._view(public(arm_env._obs, arm_env.observation_space))
     np.testing.assert_array_equal(changed["observation"], obs["observation"])
     assert all("goal" not in key for key in env._keys)
 

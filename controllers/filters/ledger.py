@@ -11,6 +11,7 @@ V, is promised already; the rest, E = L - V, is free to be spent.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -241,6 +242,18 @@ def summarize(limits: EnergyLimits, memory: EnergyMemory, low_share: float) -> d
         "force_max_n": float(trace[:, FORCE].max(initial=0.0)),
         "cost": min(max(1.0 - free_min_j / max(low_share * limits.budget_j, 1e-9), 0.0), 1.0),
     }
+
+
+_LEAST, _MOST = ("free_min_j", "ledger_min_j"), ("force_max_n", "cost")
+_MEAN = ("alpha", "gamma", "beta", "intervened", "negative")
+
+
+def combine(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The summaries of consecutive periods, equally long and at least one, as that of all of them."""
+    out = dict(parts[-1])
+    out |= {name: min(part[name] for part in parts) for name in _LEAST}
+    out |= {name: max(part[name] for part in parts) for name in _MOST}
+    return out | {name: sum(part[name] for part in parts) / len(parts) for name in _MEAN}
 
 
 def audit(tau_nm: Array, q_rad: Array, budget_j: float, cap_j: float = math.inf) -> Array:

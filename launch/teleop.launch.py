@@ -1,0 +1,12 @@
+"""Demonstrations over ROS.
+
+`ros2 launch robot_rl teleop.launch.py --show-args` lists the arguments.
+"""
+
+from typing import Any
+
+from robot_rl.ros_launch import launch_description
+
+
+def generate_launch_description() -> Any:
+    return launch_description("teleop")

@@ -1,0 +1,5 @@
+"""For colcon only, which asks for it; pyproject.toml says everything."""
+
+from setuptools import setup
+
+setup()

@@ -1,0 +1,44 @@
+"""Processes that play a part in a graph of the tests, and how to wait for what they do."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PATIENCE_S = 60.0  # a busy machine is no failure
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """The first true value of ``condition()``; AssertionError where there is none for a long time."""
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"still not so after {PATIENCE_S:g} s")
+
+
+@contextlib.contextmanager
+def child(code: str, *args: str, log: Path | None = None) -> Iterator[subprocess.Popen]:
+    """Python ``code`` in a process of its own, killed at the end if it still runs."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open(log or os.devnull, "ab") as err:
+        process = subprocess.Popen([sys.executable, "-c", code, *args], cwd=ROOT, env=environment, stderr=err)
+        try:
+            yield process
+        finally:
+            kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """kill -9, also of what is stopped."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL)
+    process.wait()
