@@ -336,7 +336,9 @@ class ArmNode(LifecycleNode):
         def press() -> str:
             if not self._estopped:
                 return "released; the fault stays until clear_fault"
-            self._running_loop().estop()
+            if self._loop is None:
+                raise ValueError("the node is not configured: there is no arm to stop")
+            self._loop.estop()
             self._republish()
             return "stopped: the arm holds until estop is released and clear_fault called"
 

@@ -131,21 +131,32 @@ class ControlLoop:
     def target_age_s(self) -> float | None:
         return None if self._targeted_s is None else self.now_s() - self._targeted_s
 
-    def ask(self, function: Callable[[], T]) -> T:
-        """Run ``function`` between two ticks and return, or raise, what it does."""
+    def ask(self, function: Callable[[], T], within_s: float = 2.0) -> T:
+        """Run ``function`` between two ticks and return, or raise, what it does. Raises RuntimeError where the loop
+        does not run; TimeoutError where it hangs, and the function is run once it goes on."""
         if self.lockstep or self._thread is None or self._thread is threading.current_thread():
             return function()
         future: Future[T] = Future()
         self._requests.put((function, future))
+        end_s = time.monotonic() + within_s
         while True:
             try:
-                return future.result(timeout=0.2)
+                return future.result(timeout=0.1)
             except TimeoutError:
+                if future.done():  # it was the function's own
+                    raise
                 if not self._running.is_set() or self.error:
                     raise RuntimeError(f"the control loop does not run: {self.error or 'it was stopped'}") from None
+                if time.monotonic() > end_s:
+                    raise TimeoutError(f"the control loop hangs: no tick for {within_s:g} s") from None
 
     def estop(self) -> None:
-        self.ask(lambda: self.arm.trip(EMERGENCY_STOP))
+        """Trip. Where the loop hangs or has ended, the arm itself is told to stop, from this thread."""
+        try:
+            self.ask(lambda: self.arm.trip(EMERGENCY_STOP), within_s=0.1)
+        except (RuntimeError, TimeoutError):
+            self.arm.unguarded.stop()
+            raise
 
     def go_home(self) -> None:
         """Begin to move to ``home``; raises ValueError where that cannot be."""
