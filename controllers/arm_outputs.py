@@ -41,6 +41,7 @@ class Outputs:
         self._names = messages.names_of("", 0)
         self._state_every = self._status_every = 1
         self._count = 0
+        self._told = ""  # the mode of the last status: a change is told at once
         self._energies: list[dict[str, float]] = []
         self._least_alpha = 1.0
         self._wrenches: list[Array] = []
@@ -68,7 +69,8 @@ class Outputs:
         self._wrenches = [*self._wrenches[1 - TARE_TICKS :], tick.state.tcp_wrench]
         if self._count % self._state_every == 0:
             self._publish_state(tick)
-        if self._count % self._status_every == 0:
+        if self._count % self._status_every == 0 or tick.mode != self._told:
+            self._told = tick.mode
             self._publish_status(tick, refused)
             if poses := props():
                 self._props.publish(messages.to_props(poses, self._names.base, tick.stamp_ns))

@@ -24,7 +24,6 @@ BOUNDS = ("speed_mps", "speed_radps", "force_n", "torque_nm", "trip_force_n")
 BOXES = ("box_lower_m", "box_upper_m")
 START = ("start.tcp", "start.gripper", "start.prop_names", "start.prop_poses")
 """Set together, atomically, they put a twin's world into a state: tcp (7,) m, xyzw; gripper; names; poses (7 N,)."""
-_LOOSEST = {"force_n": 100.0, "torque_nm": 20.0, "trip_force_n": 500.0}
 _LIMIT_FIELDS = ("q_min_rad", "q_max_rad", "dq_max_radps", "tau_max_nm", "dtau_max_nmps", "stiffness_max")
 
 
@@ -73,18 +72,24 @@ def declare_live(node: Any, loop: ControlLoop) -> None:
     for index, name in enumerate(STIFFNESS):
         stiffness = float(loop.arm.default_stiffness[index])
         declare(node, name, stiffness, "N/m" if index < 3 else "Nm/rad", 0.0, float(limits.stiffness_max[index]))
-    loosest = _LOOSEST | {"speed_mps": limits.speed_max_mps, "speed_radps": limits.speed_max_radps}
     for name in BOUNDS:
         bound = float(getattr(bounds, name))
-        declare(node, f"limits.{name}", bound, "bound of the guard", 0.0, max(loosest[name], bound))
+        declare(node, f"limits.{name}", bound, "bound of the guard, at most the task's", 0.0, bound)
     for name in BOXES:
-        declare(node, f"limits.{name}", [float(x) for x in getattr(bounds, name)], "m, workspace of the tcp")
+        box_m = [float(x) for x in getattr(bounds, name)]
+        declare(node, f"limits.{name}", box_m, "m, workspace of the tcp, inside of the task's")
     for field in dataclasses.fields(watchdog.Config):
         value, meta = getattr(loop.config, field.name), field.metadata
         declare(node, f"watchdog.{field.name}", value, meta["doc"], meta["low"], meta["high"])
     if loop.twin:
         for name, value in zip(START, ([0.0] * 7, 0.0, [""], [0.0]), strict=True):
             declare(node, name, value, "set all four together: the world is put into this state")
+
+
+def apply_overrides(node: Any, loop: ControlLoop) -> None:
+    """Take what `--ros-args -p` or a launch file gave; raises ValueError as ``apply`` does."""
+    live = [name for name in names_declared(node) if name.startswith(("task.", "limits.", "watchdog."))]
+    apply(loop, {name: node.get_parameter(name).value for name in live})
 
 
 def names_declared(node: Any) -> list[str]:
@@ -94,14 +99,22 @@ def names_declared(node: Any) -> list[str]:
 
 
 def apply(loop: ControlLoop, changes: dict[str, Any]) -> None:
-    """Take live changes, all or none; raises ValueError that names what cannot be."""
+    """Take live changes, all or none; raises ValueError that names what cannot be. Bounds can be tightened, never
+    loosened beyond the task's."""
     stiffness = loop.arm.default_stiffness.copy()
     for index, name in enumerate(STIFFNESS):
         stiffness[index] = changes.get(name, stiffness[index])
+    if "stiffness" in loop.arm.limits.cannot and not np.array_equal(stiffness, loop.arm.default_stiffness):
+        raise ValueError("task.k_*: this arm cannot change its stiffness, and the guard has to know the true one")
     fields = {name.removeprefix("limits."): value for name, value in changes.items() if name.startswith("limits.")}
     for name in BOXES:
         if name in fields and len(fields[name]) != 3:
             raise ValueError(f"limits.{name} has {len(fields[name])} numbers: give 3, m in x, y, z")
+        widest, inwards = getattr(loop.widest, name), 1.0 if name == "box_lower_m" else -1.0
+        if name in fields and not all(inwards * (a - b) >= 0.0 for a, b in zip(fields[name], widest, strict=True)):
+            raise ValueError(
+                f"limits.{name} = {list(fields[name])} is outside of the task's, {list(map(float, widest))}"
+            )
     given: dict[str, Any] = {name: tuple(value) if name in BOXES else value for name, value in fields.items()}
     bounds = dataclasses.replace(loop.arm.bounds, **given)
     timing = {name.removeprefix("watchdog."): value for name, value in changes.items() if name.startswith("watchdog.")}
@@ -125,9 +138,14 @@ def to_start(changes: dict[str, Any]) -> Start:
     poses = np.asarray(changes["start.prop_poses"], np.float64)
     if tcp.shape != (7,) or not np.isfinite(tcp).all():
         raise ValueError(f"start.tcp = {tcp.tolist()}: give 7 finite numbers, m and xyzw")
+    if not np.isfinite(poses).all():
+        raise ValueError(f"start.prop_poses = {poses.tolist()}: every number has to be finite")
     if names and poses.shape != (7 * len(names),):
         raise ValueError(f"start.prop_poses has {poses.size} numbers: {len(names)} props take {7 * len(names)}")
     rows = poses.reshape(-1, 7) if names else np.zeros((0, 7))
+    for name, row in zip(["start.tcp", *names], [tcp, *rows], strict=True):
+        if abs(np.linalg.norm(row[3:]) - 1.0) > 1e-3:
+            raise ValueError(f"{name} has the quaternion {row[3:].tolist()}: give one of norm 1, xyzw")
     props = {name: Pose(row[:3].copy(), row[3:].copy()) for name, row in zip(names, rows, strict=True)}
     return Start(Pose(tcp[:3], tcp[3:]), float(changes["start.gripper"]), props)
 

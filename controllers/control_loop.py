@@ -7,12 +7,15 @@ In lock-step there is no thread: ``step`` runs in the caller's, and time is what
 
 from __future__ import annotations
 
+import contextlib
+import math
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +33,8 @@ T = TypeVar("T")
 
 HOME_M, HOME_RAD = 0.002, 0.02  # so near the arm is at home
 HOME_S = 60.0  # longest that homing may take
+ANSWER_S = 10.0  # longest that a tick may take before its loop is given up
+NOBODY = "no target yet"
 WINDOW = 2000  # ticks over which lateness is told
 LATE_WARN = 5  # late ticks on end that are worth a warning
 
@@ -70,9 +75,6 @@ class Timing:
         self.worst_s = max(self.worst_s, lateness_s)
         self.lateness_s.append(lateness_s)
 
-    def p99_s(self) -> float:
-        return float(np.percentile(list(self.lateness_s), 99)) if self.lateness_s else 0.0
-
 
 class ControlLoop:
     """Runs ``arm`` at ``1 / period_s`` and tells ``publish`` of every tick, in the loop's thread."""
@@ -85,16 +87,18 @@ class ControlLoop:
         publish: Callable[[Tick], None],
         lockstep: bool,
         twin: bool,
-        poll: Callable[[], None] = lambda: None,
     ) -> None:
-        """``poll`` is called before each tick in real time: it hands in what has come."""
         self.arm, self.config = arm, config
         self.period_s, self.lockstep, self.twin = period_s, lockstep, twin
         self.timing = Timing()
         self.error = ""  # what ended the loop, besides stop()
         self.home: ArmCommand | None = None
-        self._publish, self._poll = publish, poll
+        arm.ticks(period_s)  # a rate that the guard cannot keep is refused
+        self.widest = arm.bounds  # the task's; parameters may tighten them
+        self._publish = publish
+        self.poll: Callable[[], None] = lambda: None  # in real time called before each tick: hands in what has come
         self._world = 0
+        self._idle = NOBODY
         self._stepped_ns = 1_000_000_000  # lock-step time; 0 would be "no stamp"
         self._applied_ns = 0
         self._offset_ns = time.time_ns() - time.monotonic_ns()
@@ -106,6 +110,7 @@ class ControlLoop:
         self._homing_until_s: float | None = None
         self._moved_s, self._seen_s = self.now_s(), arm.read().t_s
         self._running = threading.Event()
+        self._started = False
         self._thread: threading.Thread | None = None
         self.last = self._tick(arm.read(), "holding", "no target yet")
 
@@ -118,9 +123,9 @@ class ControlLoop:
         """The stamp of this instant: the clock of the machine when the loop was made, and steady since."""
         return self._stepped_ns if self.lockstep else self._offset_ns + time.monotonic_ns()
 
-    def command(self, command: ArmCommand) -> None:
-        """Take a target that was found good; the newest wins."""
-        self._targeted_s = self.now_s()
+    def command(self, command: ArmCommand, age_s: float = 0.0) -> None:
+        """Take a target that was found good, ``age_s`` after it was sent; the newest wins."""
+        self._targeted_s, self._idle = self.now_s() - age_s, NOBODY
         self._commands.append(command)
 
     def beat(self, heard: bool = True) -> None:
@@ -139,16 +144,12 @@ class ControlLoop:
         future: Future[T] = Future()
         self._requests.put((function, future))
         end_s = time.monotonic() + within_s
-        while True:
-            try:
-                return future.result(timeout=0.1)
-            except TimeoutError:
-                if future.done():  # it was the function's own
-                    raise
-                if not self._running.is_set() or self.error:
-                    raise RuntimeError(f"the control loop does not run: {self.error or 'it was stopped'}") from None
-                if time.monotonic() > end_s:
-                    raise TimeoutError(f"the control loop hangs: no tick for {within_s:g} s") from None
+        while not wait_for([future], timeout=0.1).done:
+            if not self._running.is_set() or self.error:
+                raise RuntimeError(f"the control loop does not run: {self.error or 'it was stopped'}")
+            if time.monotonic() > end_s:
+                raise RuntimeError(f"the control loop does not answer within {within_s:g} s: its arm's driver hangs")
+        return future.result()
 
     def estop(self) -> None:
         """Trip. Where the loop hangs or has ended, the arm itself is told to stop, from this thread."""
@@ -198,14 +199,13 @@ class ControlLoop:
         self._end(self.last.state, "holding", "no target yet")
 
     def step_home(self) -> Tick:
-        """Lock-step: step until the arm is at home or a fault stops it; raises TimeoutError."""
+        """Lock-step: step until the arm is at home, or a fault or ``HOME_S`` ends it."""
         while self.homing:
-            self._approach()
-            tick = self._end(self.arm.wait(self.period_s), "homing", "")
+            mode, cause = self._approach()
+            state = self.arm.wait(self.period_s)
             self._stepped_ns += round(self.period_s * 1e9)
-            if tick.fault:
-                self._homing_until_s = None
-        return tick
+            self._end(state, mode, cause)
+        return self.last
 
     def place(self, start: Start) -> Tick:
         """Twins only: put the world into ``start``; in real time through ``ask``."""
@@ -220,6 +220,13 @@ class ControlLoop:
     # ------------------------------------------------------------------------------------------------- real time
 
     def start(self) -> None:
+        """Hold where the arm is; what was commanded or asked before is forgotten."""
+        self._commands.clear()
+        self._requests = queue.SimpleQueue()
+        self._targeted_s = self._beat_s = self._floating_s = self._homing_until_s = None
+        self.arm.settle()
+        self._moved_s, self._seen_s = self.now_s(), self.arm.read().t_s
+        self._started = True
         self._running.set()
         if not self.lockstep:
             self._thread = threading.Thread(target=self._run, name="control", daemon=True)
@@ -229,10 +236,13 @@ class ControlLoop:
         """End the loop: an arm in real time is let go within ``ramp_s``; then it holds where it is."""
         self._running.clear()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(ANSWER_S + self.config.ramp_s)
+            if self._thread.is_alive():
+                self.error = "the arm's driver hangs"
             self._thread = None
-        if not self.error:
+        if self._started and not self.error:
             self.arm.stop()
+        self._started = False
 
     def _run(self) -> None:
         try:
@@ -243,7 +253,10 @@ class ControlLoop:
             self._ramp_down()
         except Exception as error:  # noqa: BLE001 - whatever a driver raises: the node stays to tell
             self.error = f"{type(error).__name__}: {error}"
-            self._publish(self.last._replace(mode="fault", cause=self.error, fault="arm", stamp_ns=self.now_ns()))
+            with contextlib.suppress(Exception):  # where it was not the driver that failed
+                self.arm.stop()
+            self.last = self.last._replace(mode="fault", cause=self.error, fault="arm", stamp_ns=self.now_ns())
+            self._publish(self.last)
 
     def _pace(self, deadline_s: float) -> float:
         """Sleep until the deadline, note how late it got, and return the next one."""
@@ -260,7 +273,7 @@ class ControlLoop:
 
     def _serve(self) -> None:
         """One tick."""
-        self._poll()
+        self.poll()
         self._answer()
         mode, cause = self._decide()
         begun_s, self._applied_ns = time.monotonic(), self.now_ns()
@@ -285,10 +298,15 @@ class ControlLoop:
         now_s = self.now_s()
         beat_s = None if self._beat_s is None else now_s - self._beat_s
         level, cause = watchdog.rung(self.config, self.target_age_s, beat_s)
+        cause = self._idle if self._targeted_s is None else cause
         if self.arm.fault:
             self._commands.clear()
         elif self._commands:
-            self.arm.command(self._commands.pop())
+            try:
+                self.arm.command(self._commands.pop())
+            except ValueError as error:  # what passed the gate and is refused here, as on the edge of a tolerance
+                self.arm.hold()
+                return "holding", str(error)
         if level != watchdog.FLOAT:
             self._floating_s = None
         if level == watchdog.FAULT:
@@ -315,7 +333,8 @@ class ControlLoop:
         if (gap_m < HOME_M and gap_rad < HOME_RAD) or self.arm.fault or self.now_s() > self._homing_until_s:
             self._homing_until_s = None
             self._targeted_s = None
-            return "holding", "no target yet" if gap_m < HOME_M else f"stopped {gap_m:.3f} m from home"
+            self._idle = NOBODY if gap_m < HOME_M else f"stopped {gap_m:.3f} m from home"
+            return "holding", self._idle
         self.arm.command(home)
         return "homing", ""
 
@@ -332,12 +351,14 @@ class ControlLoop:
             self._moved_s = now_s
         elif now_s - self._moved_s > self.config.state_s:
             self.arm.trip(STATE_TOO_OLD)
-        self._seen_s = state.t_s
+        if math.isfinite(state.t_s):
+            self._seen_s = state.t_s
 
     def _ramp_down(self) -> None:
         begun_s = deadline_s = time.monotonic()
         while (passed_s := time.monotonic() - begun_s) < self.config.ramp_s and not self.arm.fault:
             deadline_s = self._pace(deadline_s)
+            self._answer()
             self._relax(passed_s)
             self._end(self.arm.wait(self.period_s), "floating", "deactivated")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from controllers import guard as guarding
 from controllers.filters import ledger, passivity, sampled
 from controllers.filters.ledger import EnergyLimits, EnergyMemory
-from controllers.guard import CLIPS, FAULTS, NO_FAULT, GuardLimits, GuardMemory, guard_tick
+from controllers.guard import CLIPS, EMERGENCY_STOP, FAULTS, NO_FAULT, GuardLimits, GuardMemory, guard_tick
 from robot_rl.types import Arm, ArmCommand, ArmState, Bounds, Pose, Start
 
 Array = NDArray[np.float64]
@@ -67,7 +67,7 @@ class GuardedArm:
         self._memory = guarding.make_memory(state, self.default_stiffness)
         self._energy = ledger.make_memory(self._limits, self._energy_config.delay_ticks)
         self._seen_s = state.t_s
-        self._stopped = False
+        self._stopped = self._relaxed = False
 
     def set_bounds(self, bounds: Bounds) -> None:
         """Other bounds from the next tick on; raises ValueError where one is looser than the arm's own limit. The
@@ -89,6 +89,11 @@ class GuardedArm:
     def stiffness(self) -> Array:
         """(6,) N/m, Nm/rad that the law is given."""
         return self._memory.stiffness.copy()
+
+    @property
+    def gripper(self) -> float:
+        """What the gripper is told, 0 open .. 1 closed."""
+        return float(self._memory.gripper[0])
 
     @property
     def following(self) -> bool:
@@ -134,10 +139,11 @@ class GuardedArm:
         if command.stiffness is not None and "stiffness" in self.limits.cannot:
             raise ValueError("ArmCommand.stiffness: this arm cannot change its stiffness; leave it None")
         guarding.take_command(self._memory, command, self.default_stiffness)
+        self._stiffen()
 
     def wait(self, dt_s: float) -> ArmState:
         """Let ``dt_s`` pass under guard. A fault holds the arm; it does not raise."""
-        ticks = round(dt_s * self._config.control_hz)
+        ticks = self.ticks(dt_s)
         if ticks > len(self._energy.trace):
             self._energy = self._energy._replace(trace=np.zeros((ticks, len(ledger.TRACE))))
         self._energy.row[0] = 0
@@ -153,6 +159,16 @@ class GuardedArm:
             begun_s, state = state.t_s, self._arm.wait(period_s)
             elapsed_s = max(state.t_s - begun_s, period_s)  # a late loop ages the lease by what has really passed
         return state
+
+    def ticks(self, dt_s: float) -> int:
+        """How many control ticks ``dt_s`` is; raises ValueError where it is not a whole number."""
+        ticks = round(dt_s * self._config.control_hz)
+        if ticks < 1 or abs(ticks - dt_s * self._config.control_hz) > 1e-6:
+            raise ValueError(
+                f"a period of {dt_s:g} s is no multiple of the guard's tick, {1.0 / self._config.control_hz:g} s: "
+                "change the rate, or guard.control_hz"
+            )
+        return ticks
 
     def _tick(self, state: ArmState, dt_s: float) -> None:
         """Guard and filter of an arm that closes its own loop, then the reference that is left of the command."""
@@ -185,22 +201,52 @@ class GuardedArm:
             self._energy.potential_j[0] = 0.0
 
     def trip(self, fault: int) -> None:
-        """Latch a fault that the guard cannot see (a code of ``guard.FAULTS``) and hold; the first one stands."""
+        """Latch a fault that the guard cannot see (a code of ``guard.FAULTS``) and hold. The first one stands, but for
+        an emergency stop, which stands above all."""
         if self._memory.fault[0] == NO_FAULT:
             self._let_go(self._arm.read())
+            self._end_relaxing()
             self._memory.fault[0] = fault
+        elif fault == EMERGENCY_STOP:
+            self._memory.fault[0] = fault
+
+    def settle(self) -> None:
+        """Hold where the arm is now, whatever was commanded before; faults stay."""
+        if self._memory.fault[0] == NO_FAULT:
+            self._let_go(self._arm.read())
+            self._energy.known[0] = 0
+            self._memory.target_stiffness[:] = self._memory.stiffness[:] = self.default_stiffness
+            self._relaxed = False
+
+    def _end_relaxing(self) -> None:
+        """Springs that were relaxed are stiff again, at rest where the arm is: that takes no energy."""
+        if self._relaxed:
+            self._memory.target_stiffness[:] = self._memory.stiffness[:] = self.default_stiffness
+            self._relaxed = False
 
     def hold(self) -> None:
         """End the lease: from the next tick on the reference stands still."""
         guarding.drop_command(self._memory)
+        if self._relaxed and self._memory.fault[0] == NO_FAULT:
+            self._memory.target_stiffness[:] = self.default_stiffness
+        self._stiffen()
+
+    def _stiffen(self) -> None:
+        """An arm that was relaxed is held where it is: no spring that is tensioned gets stiff again."""
+        if self._relaxed and self._memory.fault[0] == NO_FAULT:
+            self._anchor(self._arm.read())
+            self._relaxed = False
 
     def relax(self, share: float) -> None:
         """Soften the springs to ``share`` of the default until the next command. At 0 they follow whoever moves the
         arm, so that nothing snaps back; an arm that cannot change its stiffness is let go in the same way."""
         if self._memory.fault[0] != NO_FAULT:
             return
+        guarding.drop_command(self._memory)
+        self._relaxed = True
         if "stiffness" not in self.limits.cannot:
-            self._memory.target_stiffness[:] = share * self.default_stiffness
+            softer = share * self.default_stiffness  # than what a soft policy had is not needed
+            self._memory.target_stiffness[:] = np.minimum(self._memory.target_stiffness, softer)
         if share == 0.0:
             self._let_go(self._arm.read())
 
@@ -214,6 +260,7 @@ class GuardedArm:
         if self.energy_state == "float":
             self._require_rest(state)
         guarding.hold_here(self._memory, state)
+        self._end_relaxing()
         if self.energy_state == "float":
             ledger.grant(self._limits, self._energy)
         self._memory.fault[0] = NO_FAULT

@@ -9,7 +9,7 @@ what a latecomer has to know is latched.
     target_pose       PoseStamped         in   pose of the tcp in the base frame
     target_stiffness  Float64MultiArray   in   6 numbers N/m, Nm/rad
     target_gripper    Float64MultiArray   in   1 number, 0 open .. 1 closed
-    heartbeat         Header              in   20 Hz, from whoever commands
+    heartbeat         Header              in   50 Hz, from whoever commands
     step              Float64MultiArray   in   lock-step only: STEP, the rest of a command and the time to let pass
     current_pose, current_twist, joint_states, external_wrench, gripper in joint_states    out, one stamp
     applied_target    PoseStamped         out  the reference after guard and energy filter, and when it was applied
@@ -48,10 +48,11 @@ APPLIED_TARGET, ENERGY_STATE, GUARD_STATE, PROPS = "applied_target", "energy_sta
 SAFETY_STATE, ESTOP_STATE, EPISODE_STEP = "safety_state", "estop_state", "episode_step"
 NODE = "arm"
 """Name of the arm's node: its services are NODE/clear_fault and so on."""
-SERVICES = ("clear_fault", "home", "zero_ft", "reset_energy")  # std_srvs/Trigger; "estop" is a SetBool
 
 COMMAND_QOS = QoSProfile(depth=1)  # reliable
+INPUT_QOS = QoSProfile(depth=20)  # the same, where it is taken: a stranger must not push out the commander's
 STATE_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+ENERGY_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)  # where a policy adds it up
 LOCKSTEP_QOS = QoSProfile(depth=10)  # reliable
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DIAGNOSTICS_QOS = QoSProfile(depth=10)
@@ -268,6 +269,6 @@ def refuse_pose(message: PoseStamped, frame: str) -> str:
     if message.header.frame_id.lstrip("/") != frame:
         return f"target_pose is in frame '{message.header.frame_id}': this arm takes '{frame}'"
     norm = math.sqrt(sum(number * number for number in numbers[3:]))
-    if abs(norm - 1.0) > 1e-3:
+    if abs(norm - 1.0) > 0.9e-3:  # stricter than the guard, which sums in another order
         return f"target_pose has a quaternion of norm {norm:.4g}: give a unit quaternion"
     return ""

@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 MOVE_HZ = 50.0
 LEAD_M, LEAD_RAD = 0.02, 0.1  # how far ahead of the arm its target is
 AT_M, AT_RAD = 0.005, 0.03  # so near the pose is reached
+REST_RADPS = 0.04  # and no joint faster: energy is granted at rest
 
 
 class GuardedLike(Arm, Protocol):
@@ -33,7 +34,7 @@ def move_to(arm: GuardedLike, start: Start, within_s: float) -> ArmState:
     while True:
         gap, turn = pos_m - state.tcp_pos_m, rotation_between(quat_xyzw, state.tcp_quat_xyzw)
         far_m, far_rad = float(np.linalg.norm(gap)), float(np.linalg.norm(turn))
-        if far_m < AT_M and far_rad < AT_RAD:
+        if far_m < AT_M and far_rad < AT_RAD and float(np.abs(state.dq_radps).max()) < REST_RADPS:
             return state
         if arm.fault or time.monotonic() > end_s:
             why = f"it is in a fault ({arm.fault})" if arm.fault else "is something in its way, or in its bounds?"

@@ -67,6 +67,10 @@ class RosContext:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
     def add(self, node: Any) -> Any:
         """Spin ``node`` here; ``close`` destroys it."""
         self._nodes.append(node)

@@ -49,8 +49,12 @@ class Gate:
         tell: then there must be only one."""
         if not publisher:
             return f"target_pose has {publishers} publishers: none is heard until one is left" if publishers > 1 else ""
-        if self._commander not in (None, publisher) and now_s - self._heard_s < self.config.float_s:
-            return "target_pose has a second publisher: it is refused, the first keeps the arm; stop one of them"
+        if self._commander == publisher:
+            self._heard_s = now_s  # also where this very target will be refused
+        elif self._commander is not None:
+            if now_s - self._heard_s < self.config.float_s:
+                return "target_pose has a second publisher: it is refused, the first keeps the arm; stop one of them"
+            self._stamp_ns = 0  # another sender, another clock
         return ""
 
     def judge(self, stamp_ns: int, now_ns: int, pose: Pose, state: ArmState) -> str:
@@ -76,6 +80,14 @@ class Gate:
                 f"{config.jump_rad:g} rad): send a path of nearer targets, or use the home service"
             )
         return ""
+
+    def follows(self, publisher: bytes) -> bool:
+        """Whether ``publisher`` is of the commander's process, or nobody commands."""
+        return self._commander is None or self._commander[:PROCESS] == publisher[:PROCESS]
+
+    def release(self) -> None:
+        """Nobody commands: the next good target's publisher does."""
+        self._commander, self._heard_s, self._stamp_ns = None, -np.inf, 0
 
     def take(self, publisher: bytes, stamp_ns: int, now_s: float) -> bool:
         """Note an accepted target; whether the commander is a new one."""

@@ -64,7 +64,7 @@ class Link:
     def inbox(self, kind: type, topic: str, qos: Any) -> Inbox:
         return Inbox(self.node, kind, topic, qos)
 
-    def call(self, kind: Any, service: str, request: Any, timeout_s: float, hint: str) -> Any:
+    def call(self, kind: Any, service: str, request: Any, timeout_s: float, hint: str, tries: int = 1) -> Any:
         """The answer of a service of the namespace. Raises TimeoutError with ``hint`` where nobody answers."""
         where = f"{self.namespace.rstrip('/')}/{service}"
         if service not in self._clients:
@@ -73,12 +73,13 @@ class Link:
         if not client.wait_for_service(timeout_sec=timeout_s):
             domain = os.environ.get("ROS_DOMAIN_ID", "0")
             raise TimeoutError(f"nobody offers {where} in ROS_DOMAIN_ID {domain} after {timeout_s:g} s: {hint}")
-        future = client.call_async(request)
-        self._ros.executor.spin_until_future_complete(future, timeout_sec=timeout_s)
-        if not future.done():
+        for _ in range(tries):
+            future = client.call_async(request)
+            self._ros.executor.spin_until_future_complete(future, timeout_sec=timeout_s / tries)
+            if future.done():
+                return future.result()
             client.remove_pending_request(future)
-            raise TimeoutError(f"{where} does not answer within {timeout_s:g} s: its node is stopped or hangs; {hint}")
-        return future.result()
+        raise TimeoutError(f"{where} does not answer within {timeout_s:g} s: its node is stopped or hangs; {hint}")
 
     def get_parameters(self, node: str, names: Sequence[str], timeout_s: float, hint: str) -> dict[str, Any]:
         """Raises LookupError for a parameter that the node does not have."""
@@ -86,11 +87,8 @@ class Link:
         from rclpy.parameter import parameter_value_to_python
 
         request = GetParameters.Request(names=list(names))
-        service = f"{node}/get_parameters"
-        try:  # the answer to a client that was found just now may get lost; asking again does no harm
-            values = self.call(GetParameters, service, request, timeout_s / 2.0, hint).values
-        except TimeoutError:
-            values = self.call(GetParameters, service, request, timeout_s / 2.0, hint).values
+        # The answer to a client that was found just now may get lost; asking again does no harm.
+        values = self.call(GetParameters, f"{node}/get_parameters", request, timeout_s, hint, tries=2).values
         if len(values) != len(names):
             raise LookupError(
                 f"{self.namespace}/{node} is not configured, or no arm of ours: it lacks {names[0]}; {hint}"

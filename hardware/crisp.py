@@ -146,11 +146,15 @@ class CrispArm:
             span = config.gripper_closed - config.gripper_open
             grip = min(max((value - config.gripper_open) / span, 0.0), 1.0)
         state = m.from_state(four, self._names.joints, gripper=None)
-        return replace(state, gripper=grip, tcp_quat_xyzw=quat_normalize(state.tcp_quat_xyzw))
+        # As old as the oldest of what guards the arm: a wrench or a joint that is silent is no measurement.
+        t_s = min(m.to_ns(seen[topic].header.stamp) for topic in self._in if topic != config.gripper_state) * 1e-9
+        return replace(state, t_s=t_s, gripper=grip, tcp_quat_xyzw=quat_normalize(state.tcp_quat_xyzw))
 
     # --------------------------------------------------------------------------------------------------------- the arm
 
     def read(self) -> ArmState:
+        self._collect()
+        self._state = self._make_state()
         return self._state
 
     def readings(self) -> dict[str, Array]:
@@ -184,8 +188,10 @@ class CrispArm:
         return self._state
 
     def stop(self) -> None:
-        """Ask for the measured pose."""
-        state = self._state
+        """Ask for the measured pose, or for nothing where none is fresh: an old one would move the arm."""
+        state = self.read()
+        if time.monotonic() - self._fresh_s > self._config.stale_s:
+            return
         self.command(ArmCommand(state.tcp_pos_m, state.tcp_quat_xyzw, state.gripper))
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from robot_rl.types import ArmCommand, ArmState, Bounds, Scene, Start
 Array = NDArray[np.float64]
 
 POLL_S = 5e-5
+LOST = "arm lost"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ class RosArm:
         }  # fmt: skip
         if self._scene.props:
             kinds[m.PROPS] = MultiDOFJointState
-        self._in: dict[str, Inbox] = {topic: self._link.inbox(kind, topic, state) for topic, kind in kinds.items()}
+        self._in: dict[str, Inbox] = {}
+        for topic, kind in kinds.items():
+            every = topic == m.ENERGY_STATE and not self.lockstep  # of energy none may be missed: cost is a maximum
+            self._in[topic] = self._link.inbox(kind, topic, m.ENERGY_QOS if every else state)
         # In real time energy, guard and objects come more slowly than the state, and the newest is used.
         self._core = tuple(kinds) if self.lockstep else (m.CURRENT_POSE, m.CURRENT_TWIST, m.JOINT_STATES, m.WRENCH)
         # Around a real arm there may be nothing that measures objects.
@@ -111,14 +115,18 @@ class RosArm:
         self._step = node.create_publisher(Float64MultiArray, m.STEP_TOPIC, m.LOCKSTEP_QOS)
         self._story = node.create_publisher(JointState, m.EPISODE_STEP, m.LOCKSTEP_QOS)
         self._link.start_heartbeat(node.create_publisher(Header, m.HEARTBEAT, m.STATE_QOS))
-        self._await_subscriber([self._target, *([self._step] if self.lockstep else [])])
+        self._await_listener([m.TARGET_POSE, *([m.STEP_TOPIC] if self.lockstep else [])])
 
-    def _await_subscriber(self, publishers: list[Any]) -> None:
-        end_s = time.monotonic() + self._config.wait_s
-        for publisher in publishers:
-            while publisher.get_subscription_count() == 0:
+    def _await_listener(self, topics: list[str]) -> None:
+        """Until the node itself, not just any recorder, listens."""
+        end_s, here = time.monotonic() + self._config.wait_s, self._link.namespace
+        for topic in topics:
+            while not any(
+                info.node_name == self._m.NODE and info.node_namespace == here
+                for info in self._link.node.get_subscriptions_info_by_topic(topic)
+            ):
                 if time.monotonic() > end_s:
-                    raise TimeoutError(f"nobody listens to {publisher.topic_name}: is the node active? {self._hint}")
+                    raise TimeoutError(f"{here}/{self._m.NODE} does not listen to {topic}: is it active? {self._hint}")
                 time.sleep(0.01)
 
     # --------------------------------------------------------------------------------------------------------- reading
@@ -189,7 +197,7 @@ class RosArm:
         from controllers.guard import FAULTS
 
         code = int(self._newest[self._m.GUARD_STATE]["fault"])
-        return FAULTS[code] if 0 <= code < len(FAULTS) else "arm lost"
+        return FAULTS[code] if 0 <= code < len(FAULTS) else LOST
 
     @property
     def clips(self) -> dict[str, int]:
@@ -269,13 +277,18 @@ class RosArm:
         self._energies.clear()
         if self.twin:
             from controllers import arm_parameters
+            from controllers.guard import EMERGENCY_STOP, FAULTS
+
+            self._await_person({FAULTS[EMERGENCY_STOP]})  # all else ends with the world it was in
 
             values = arm_parameters.from_start(start)
             before = self._newest[self._m.GUARD_STATE]["world"]
             self._link.set_parameters(self._m.NODE, values, self._config.wait_s, self._hint)
             self._since_ns = self._await_world(before)
             return self._await(self._since_ns)
-        self._await_no_fault()
+        from controllers.guard import FAULTS
+
+        self._await_person({*FAULTS[1:], LOST})
         move_to(self, start, self._config.move_s)
         self._deadline_s = None
         self.call("reset_energy")
@@ -299,18 +312,23 @@ class RosArm:
         m = self._m
         return int(m.columns_ns(message) if isinstance(message, dict) else m.to_ns(message.header.stamp))
 
-    def _await_no_fault(self) -> None:
+    def _await_person(self, faults: set[str]) -> None:
+        """Wait until none of ``faults`` stands, and say so."""
         said = False
-        while (fault := self.fault) != "":
+        while (fault := self.fault) in faults:
             if not said:
                 said = True
                 print(
                     f"The arm is in a fault ({fault}) and waits for a person: mend its cause, then "
-                    f"robot-rl call clear_fault --namespace {self._link.namespace}",
+                    f"robot-rl call clear_fault --namespace {self._link.namespace.strip('/')}",
                     file=sys.stderr,
                 )
             time.sleep(0.2)
-            self._await(self._stamp_ns + 1, self._config.stale_s)
+            if self.lockstep:
+                self._ask_step(0.0)
+            self._collect()
+            self._energies.clear()
+            self._sets = {ns: found for ns, found in self._sets.items() if ns >= max(self._sets)}
 
     def narrate(self, values: Mapping[str, float]) -> None:
         """Tell the graph what the policy did, for recorders: ``episode_step``, stamped with the state it led to."""

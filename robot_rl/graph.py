@@ -120,7 +120,7 @@ def find(name: str) -> Graph:
 _ARM = Argument("arm", "which arm, see `robot-rl tasks`", "panda")
 _TASK = Argument("task", "which task, see `robot-rl tasks`; its bounds are the guard's", "peg_insert")
 _NAMESPACE = Argument("namespace", "namespace of the arm's topics (empty: the arm's name)", "")
-_RATE = Argument("rate_hz", "rate of the arm's control loop", "500")
+_RATE = Argument("rate_hz", "rate of the arm's control loop; empty: 500, or what the arm takes", "")
 _SETTINGS = Argument(
     "settings", "settings of task, arm, guard and energy, such as 'energy.budget_j=1 task.clearance_m=0.001'", ""
 )
@@ -173,7 +173,8 @@ def _only(settings: Iterable[str], *sections: str) -> list[str]:
 
 def _arm(values: Values, world: str, settings: Iterable[str] = (), after: tuple[str, ...] = ()) -> Process:
     command = ["node", "arm", "--world", world, "--arm", values["arm"], "--task", values["task"]]
-    command += ["--namespace", _namespace(values), "--rate", values["rate_hz"]]
+    command += ["--namespace", _namespace(values)]
+    command += ["--rate", values["rate_hz"]] if values["rate_hz"] else []
     if values.get("mode") == "lockstep":
         command.append("--lockstep")
     settings = [*settings, *_words(values, "settings")]

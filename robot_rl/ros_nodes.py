@@ -52,6 +52,12 @@ def arm(
         readings = made[0].readings() if hasattr(made[0], "readings") else {}
         return {name.removeprefix("prop/"): pose for name, pose in readings.items() if name.startswith("prop/")}
 
+    inner = getattr(configs["arm"], "namespace", None)
+    if inner is not None and inner.strip("/") == (namespace or arm).strip("/"):
+        raise ValueError(
+            f"namespace '{namespace or arm}' is the arm's own, arm.namespace: targets would go past the guard; "
+            "give the node another --namespace"
+        )
     arm_node = importlib.import_module("controllers.arm_node")
     about = arm_node.About(arm, task, lockstep, props)
     with ros.RosContext(ros_args) as context:
@@ -61,7 +67,7 @@ def arm(
         context.add(node)
         with ros.stopped_by_signals(context):
             try:
-                if not arm_node.bring_up(node, context.spin_for):
+                if not arm_node.bring_up(node, context):
                     return 2
                 context.spin()
             finally:

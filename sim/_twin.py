@@ -141,13 +141,21 @@ class Twin:
 
         Raises ValueError for a tcp pose out of reach or a prop the scene does not have.
         """
-        mujoco.mj_resetData(self._model, self._data)
-        self._data.qpos[: self.limits.dof] = self._solve_pose(start.tcp)
-        if self._scene.locked_gripper is None:
-            self._data.qpos[self.limits.dof : self.limits.dof + 2] = (1.0 - start.gripper) * self._finger_open_m
         movable = {prop.name for prop in self._scene.props if prop.kind != "tool"}
         if set(start.props) != movable:
             raise ValueError(f"Start.props names {sorted(start.props)}: the scene places {sorted(movable)}")
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        was = np.empty(mujoco.mj_stateSize(self._model, kind))
+        mujoco.mj_getState(self._model, self._data, was, kind)
+        mujoco.mj_resetData(self._model, self._data)
+        try:
+            self._data.qpos[: self.limits.dof] = self._solve_pose(start.tcp)
+        except ValueError:  # a pose out of reach leaves the world as it is
+            mujoco.mj_setState(self._model, self._data, was, kind)
+            mujoco.mj_step1(self._model, self._data)
+            raise
+        if self._scene.locked_gripper is None:
+            self._data.qpos[self.limits.dof : self.limits.dof + 2] = (1.0 - start.gripper) * self._finger_open_m
         for name, pose in start.props.items():
             place_prop(self._model, self._data, name, pose.pos_m, pose.quat_xyzw)
         self._settle()

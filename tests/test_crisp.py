@@ -19,7 +19,7 @@ AT_START = ["task.max_steps=20"]
 @contextmanager
 def child(*args):
     """A process of this test; dead at its end."""
-    process = subprocess.Popen([sys.executable, *args], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, *args], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:
@@ -28,7 +28,6 @@ def child(*args):
             process.wait(timeout=20)
         finally:
             process.kill()
-            process.stderr.close()
 
 
 @contextmanager

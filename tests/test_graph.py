@@ -94,9 +94,7 @@ def test_what_cannot_be_is_an_error_that_says_what_can():
 
 
 def test_the_twin_is_the_arms_node_and_what_is_asked_for(run):
-    assert commands("twin", {}) == {
-        "arm": "node arm --world sim --arm panda --task peg_insert --namespace panda --rate 500"
-    }
+    assert commands("twin", {}) == {"arm": "node arm --world sim --arm panda --task peg_insert --namespace panda"}
     settings = "energy.budget_j=1 task.clearance_m=0.001 arm.wrench_noise=0"
     values = {"arm": "ur5e", "namespace": "/left/", "mode": "lockstep", "rate_hz": "200", "settings": settings}
     table = commands("twin", values | {"policy": run, "record": "bag", "cameras": "true", "episodes": "3", "seed": "7"})
