@@ -301,7 +301,8 @@ class ArmNode(LifecycleNode):
 
     def _say(self, mode: str, cause: str) -> None:
         if self._outputs.say(mode, cause) and mode in ("fault", "emergency stop"):
-            self.get_logger().error(f"{mode}: {cause}; clear_fault once its cause is gone")
+            what = f"{mode}: {cause}"
+            self.get_logger().error(f"{what}; clear_fault once its cause is gone" if mode == "fault" else what)
 
     def _repeat(self) -> None:
         """Once a second, for who does not take latched messages."""

@@ -31,10 +31,10 @@ from robot_rl.types import ArmCommand, ArmState, Pose, Start
 Array = NDArray[np.float64]
 T = TypeVar("T")
 
+NOBODY = "no target yet"
 HOME_M, HOME_RAD = 0.002, 0.02  # so near the arm is at home
 HOME_S = 60.0  # longest that homing may take
 ANSWER_S = 10.0  # longest that a tick may take before its loop is given up
-NOBODY = "no target yet"
 WINDOW = 2000  # ticks over which lateness is told
 LATE_WARN = 5  # late ticks on end that are worth a warning
 
@@ -112,7 +112,7 @@ class ControlLoop:
         self._running = threading.Event()
         self._started = False
         self._thread: threading.Thread | None = None
-        self.last = self._tick(arm.read(), "holding", "no target yet")
+        self.last = self._tick(arm.read(), "holding", NOBODY)
 
     # ------------------------------------------------------------------------------------------------- any thread
 
@@ -138,7 +138,7 @@ class ControlLoop:
 
     def ask(self, function: Callable[[], T], within_s: float = 2.0) -> T:
         """Run ``function`` between two ticks and return, or raise, what it does. Raises RuntimeError where the loop
-        does not run; TimeoutError where it hangs, and the function is run once it goes on."""
+        does not run, or hangs; then the function is run once it goes on."""
         if self.lockstep or self._thread is None or self._thread is threading.current_thread():
             return function()
         future: Future[T] = Future()
@@ -155,7 +155,7 @@ class ControlLoop:
         """Trip. Where the loop hangs or has ended, the arm itself is told to stop, from this thread."""
         try:
             self.ask(lambda: self.arm.trip(EMERGENCY_STOP), within_s=0.1)
-        except (RuntimeError, TimeoutError):
+        except RuntimeError:
             self.arm.unguarded.stop()
             raise
 
@@ -196,7 +196,7 @@ class ControlLoop:
 
     def refresh(self) -> None:
         """Lock-step: tell anew how things stand, no time having passed."""
-        self._end(self.last.state, "holding", "no target yet")
+        self._end(self.last.state, "holding", NOBODY)
 
     def step_home(self) -> Tick:
         """Lock-step: step until the arm is at home, or a fault or ``HOME_S`` ends it."""
@@ -215,7 +215,7 @@ class ControlLoop:
         self._seen_s = state.t_s
         self._world += 1
         self._stepped_ns += 1_000_000  # a later instant than all before
-        return self._end(state, "holding", "no target yet")
+        return self._end(state, "holding", NOBODY)
 
     # ------------------------------------------------------------------------------------------------- real time
 
