@@ -21,7 +21,7 @@ from controllers.targets import PROCESS, Gate
 from robot_rl.types import ArmCommand
 
 if TYPE_CHECKING:
-    from rclpy.subscription import MessageInfo  # of Kilted; Jazzy gives a dict of the same keys
+    from rclpy.subscription import MessageInfo  # of Kilted; Jazzy gives a dict without publisher_gid
 
 Array = NDArray[np.float64]
 WARN_S = 5.0  # between two warnings of one kind

@@ -209,7 +209,11 @@ def video(command: cli.Video) -> int:
     prepare_rendering(needed=load(command.dir).world != GYM)
     from robot_rl.evaluate import policy
 
-    run, env, encoder, agent = load_agent(command.dir, command.checkpoint, render_mode="rgb_array")
+    world = load(command.dir).world
+    if world not in ("sim", GYM):
+        _say(f"no film of world '{world}': the same policy is filmed in sim")
+        world = "sim"
+    run, env, encoder, agent = load_agent(command.dir, command.checkpoint, render_mode="rgb_array", world=world)
     try:
         seed = run.seed if command.seed is None else command.seed
         outcomes = film(env, lambda: policy(agent, encoder), command.episodes, seed, out)
