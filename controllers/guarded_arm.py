@@ -152,8 +152,8 @@ class GuardedArm:
         period_s = 1.0 / self._config.control_hz
         state, elapsed_s = self._arm.read(), period_s
         if self._stopped:  # what moved a stopped arm did no work on springs of ours
-            self._anchor(state)
             self._energy.known[0], self._stopped = 0, False
+            self._anchor(state)
         for _ in range(ticks):
             self._tick(state, elapsed_s)
             begun_s, state = state.t_s, self._arm.wait(period_s)
@@ -195,8 +195,12 @@ class GuardedArm:
         self._anchor(state)
 
     def _anchor(self, state: ArmState) -> None:
-        """Anchor the springs where the arm is."""
+        """Anchor the springs where the arm is; what they gave until now is charged."""
         if guarding.is_finite(state):
+            if self._law is not None and self._energy.known[0]:
+                since_s, self._seen_s = max(state.t_s - self._seen_s, 0.0), state.t_s
+                pose = (state.tcp_pos_m, state.tcp_quat_xyzw)
+                sampled.charge(self._limits, self._energy, self._memory, *pose, state.tcp_twist, self._law, since_s)
             self._memory.pos_m[:], self._memory.quat_xyzw[:] = state.tcp_pos_m, state.tcp_quat_xyzw
             self._energy.potential_j[0] = 0.0
 
@@ -213,8 +217,9 @@ class GuardedArm:
     def settle(self) -> None:
         """Hold where the arm is now, whatever was commanded before; faults stay."""
         if self._memory.fault[0] == NO_FAULT:
+            if self._law is not None:
+                self._energy.known[0] = 0  # what moved it since did no work on springs of ours
             self._let_go(self._arm.read())
-            self._energy.known[0] = 0
             self._memory.target_stiffness[:] = self._memory.stiffness[:] = self.default_stiffness
             self._relaxed = False
 

@@ -149,6 +149,17 @@ def test_trip_latches_the_first_fault_and_holds_where_the_arm_is(clock):
     assert guarded.fault == ""
 
 
+def test_what_the_springs_gave_before_a_trip_is_charged(clock):
+    driver = Driver(clock, blocked=True)
+    loop = make(driver)
+    run(loop, 0.2, lambda: loop.command(target((0.02, 0.0, 0.0))))
+    before = loop.arm.energy
+    driver.state = replace(driver.state, tcp_pos_m=loop.arm.reference.pos_m)  # free: the spring pulls it all the way
+    loop.arm.trip(LOOP_LATE)
+    assert before["potential_j"] > 0.05
+    assert loop.arm.energy["work_j"] - before["work_j"] == pytest.approx(before["potential_j"], rel=1e-6)
+
+
 def test_a_relaxed_arm_follows_whoever_moves_it(clock):
     arm = Driver(clock, blocked=True)
     guarded = GuardedArm(arm, BOUNDS, guard.Config(control_hz=100.0))
