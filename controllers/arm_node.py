@@ -178,7 +178,10 @@ class ArmNode(LifecycleNode):
             self._diagnostics.close()
             self._diagnostics = None
         for name in arm_parameters.names_declared(self):
-            self.undeclare_parameter(name) if not name.startswith("arm.") else self._parameters.pop(name, None)
+            if name.startswith("arm."):  # read-only ones cannot be undeclared
+                self._parameters.pop(name, None)
+            else:
+                self.undeclare_parameter(name)
         self._say("inactive", "not configured")
 
     # --------------------------------------------------------------------------------------------- topics and services

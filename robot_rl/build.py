@@ -86,20 +86,19 @@ def make_env(
     configs = make_configs(task, arm, world, settings)
     guarded_arm = importlib.import_module("controllers.guarded_arm")
     built = find("tasks", task).make(configs["task"])
+    made = make_arm(task, arm, world, configs, built)
     env: gymnasium.Env[Any, Any]
     if world in REMOTE:
-        remote = make_arm(task, arm, world, configs, built)
-        env = ArmEnv(built, remote, remote.readings, remote.reset, None, render_mode, remote.narrate)
+        env = ArmEnv(built, made, made.readings, made.reset, None, render_mode, made.narrate)
         return GoalView(env) if goal else env
-    unguarded = make_arm(task, arm, world, configs, built)
-    guarded = guarded_arm.GuardedArm(unguarded, built.bounds, configs["guard"], configs["energy"])
+    guarded = guarded_arm.GuardedArm(made, built.bounds, configs["guard"], configs["energy"])
 
     def readings() -> dict[str, Any]:
-        return unguarded.readings() | guarded.readings()
+        return made.readings() | guarded.readings()
 
     if world == "sim":
-        unguarded.ticks(1.0 / built.control_hz)  # a rate the twin cannot keep is refused before anything is written
-        env = ArmEnv(built, guarded, readings, guarded.place, unguarded.render, render_mode)
+        made.ticks(1.0 / built.control_hz)  # a rate the twin cannot keep is refused before anything is written
+        env = ArmEnv(built, guarded, readings, guarded.place, made.render, render_mode)
     else:
         env = _real_env(built, guarded, readings, render_mode)
     return GoalView(env) if goal else env
@@ -122,10 +121,14 @@ def _real_env(
 
     def seen() -> dict[str, Any]:
         found = readings()
-        poses = {name.removeprefix("prop/"): pose for name, pose in found.items() if name.startswith("prop/")}
-        return found | moving.prop_readings(built.scene, poses, begun[-1], guarded.read())
+        return found | moving.prop_readings(built.scene, prop_poses(found), begun[-1], guarded.read())
 
     return ArmEnv(built, guarded, seen, reset, None, render_mode)
+
+
+def prop_poses(readings: Mapping[str, Any]) -> dict[str, Any]:
+    """The poses (7,) m, xyzw among ``readings``, by the name of the prop."""
+    return {name.removeprefix("prop/"): pose for name, pose in readings.items() if name.startswith("prop/")}
 
 
 def make_arm(task: str, arm: str, world: str, configs: Mapping[str, Any], built: Task) -> Any:

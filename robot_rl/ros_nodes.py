@@ -49,8 +49,7 @@ def arm(
         return guarded
 
     def props() -> dict[str, Any]:
-        readings = made[0].readings() if hasattr(made[0], "readings") else {}
-        return {name.removeprefix("prop/"): pose for name, pose in readings.items() if name.startswith("prop/")}
+        return build.prop_poses(made[0].readings())
 
     inner = getattr(configs["arm"], "namespace", None)
     if inner is not None and inner.strip("/") == (namespace or arm).strip("/"):
