@@ -11,9 +11,10 @@ BIN := $(VENV)/bin
 # setuptools warns at every editable install, of nothing that a user could mend.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
 GL_PACKAGES := libegl1 libegl-mesa0 libosmesa6 libgl1 libgles2
+USB_PACKAGES := libusb-1.0-0
 export MUJOCO_GL ?= egl
 
-.PHONY: help demo test lint format bench clean gl
+.PHONY: help demo test lint format bench clean gl usb
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -25,7 +26,7 @@ demo: $(VENV)/.base gl  ## train a policy on the twin, draw its curve and film i
 	$(BIN)/robot-rl video $(OUT) --out $(OUT)/policy.mp4
 	@echo "Look at $(OUT)/curve.png and $(OUT)/policy.mp4; the checkpoint is in $(OUT)/checkpoints."
 
-test: lint gl  ## what CI runs: lint, types and every test
+test: lint gl usb  ## what CI runs: lint, types and every test
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev  ## ruff and mypy
@@ -66,3 +67,10 @@ gl:
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(GL_PACKAGES) >/dev/null; \
 	else echo "No libEGL found: videos will fail until you run: sudo apt-get install $(GL_PACKAGES)"; fi
+
+# What librealsense opens cameras with; the tests use its software device.
+usb:
+	@if ldconfig -p 2>/dev/null | grep -q libusb-1.0.so.0; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(USB_PACKAGES) >/dev/null; \
+	else echo "No libusb found: RealSense cameras will fail until you run: sudo apt-get install $(USB_PACKAGES)"; fi

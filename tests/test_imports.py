@@ -114,12 +114,14 @@ def test_launch_is_never_a_package():
         "import controllers.guard, controllers.impedance",
         "import controllers.control_loop, controllers.targets, controllers.moving, controllers.arms",
         "import hardware.ros, hardware.crisp",
+        "import hardware.cameras.realsense, hardware.cameras.webcam, hardware.cameras.video",
+        "import hardware.teleop.spacemouse, hardware.teleop.gamepad, hardware.teleop.keyboard",
         "import tasks.peg_insert",
         "import robot_rl.up, robot_rl.warden, robot_rl.ros_launch",
     ],
 )
 def test_light_imports_load_nothing_heavy(statement):
-    heavy = ["jax", "mujoco", "rclpy", "torch", "matplotlib"]
+    heavy = ["jax", "mujoco", "rclpy", "torch", "matplotlib", "cv2", "pyrealsense2", "hid", "evdev"]
     code = f"import sys; {statement}; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"

@@ -7,7 +7,6 @@ message's stamp, the clock of an arm behind ROS.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from controllers.ros import RosContext
-from robot_rl.config import check, number
+from hardware.cameras._newest import Newest
+from hardware.cameras._picture import PictureConfig, fit
 
 _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _POLL_S = 0.05
@@ -23,25 +23,14 @@ _WARN_S = 5.0
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PictureConfig):
     topic: str = "/panda/front/image_raw"
     compressed: bool | None = None  # none: by the topic's name, then by what is published on it
-    crop_px: tuple[int, int, int, int] | None = None  # left, top, width, height of what is kept; none: all
-    width_px: int | None = number(None, 1, 8192, "px to resize to; none: as it comes")
-    height_px: int | None = number(None, 1, 8192, "px to resize to; none: as it comes")
-    stale_s: float = number(0.5, 0.01, 3600.0, "s without a picture, after which reading is refused")
-    wait_s: float = number(5.0, 0.0, 3600.0, "s that the first reading waits for a picture")
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if not self.topic:
             raise ValueError("topic = '': give the topic of the camera, such as /panda/front/image_raw")
-        if (self.width_px is None) != (self.height_px is None):
-            raise ValueError(
-                f"width_px = {self.width_px}, height_px = {self.height_px}: give both, or neither to leave the size"
-            )
-        if self.crop_px is not None and (min(self.crop_px[:2]) < 0 or min(self.crop_px[2:]) < 1):
-            raise ValueError(f"crop_px = {self.crop_px}: give left, top >= 0 and width, height >= 1")
 
 
 def make(config: Config, ros: RosContext | None = None) -> RosCamera:
@@ -84,8 +73,6 @@ class RosCamera:
             validate_topic_name(config.topic)
         except InvalidTopicNameException as error:
             raise ValueError(f"topic = '{config.topic}' is no name of a topic: give one like {Config.topic}") from error
-        self._news = threading.Condition()
-        self._newest: tuple[np.ndarray, float, float] | None = None  # picture, t_s, monotonic s when it came
         self._cause = ""  # of what was refused since
         self._warned = "", 0.0
         self._subscription: Any = None
@@ -93,6 +80,7 @@ class RosCamera:
         self._node = Node(node_name, context=ros.context, start_parameter_services=False)
         ros.add(self._node)
         self._topic = self._node.resolve_topic_name(config.topic)
+        self._newest = Newest(f"on {self._topic}", config, self._why)
         by_name = self._topic.endswith("/compressed")
         self._compressed = by_name if config.compressed is None else config.compressed
         if by_name or config.compressed is not None:
@@ -121,18 +109,15 @@ class RosCamera:
     def _on_message(self, message: Any) -> None:
         try:
             convert = self._images.from_compressed if self._compressed else self._images.from_image
-            picture = self._fit(convert(message))
+            picture = fit(convert(message), self.config)
         except ValueError as error:
-            with self._news:
-                self.refused += 1
-                self._cause = str(error)
+            self.refused += 1
+            self._cause = str(error)
             self._warn(f"picture refused, {self.refused} so far: {error}")
             return
         stamp = message.header.stamp
-        with self._news:
-            self._newest = picture, stamp.sec + stamp.nanosec * 1e-9, time.monotonic()
-            self._cause = ""
-            self._news.notify_all()
+        self._cause = ""
+        self._newest.put(picture, stamp.sec + stamp.nanosec * 1e-9, time.monotonic())
 
     def _warn(self, text: str) -> None:
         """At once when the cause is news, else now and then."""
@@ -141,20 +126,6 @@ class RosCamera:
             self._warned = self._cause, now_s
             self._node.get_logger().warning(f"{self._topic}: {text}")
 
-    def _fit(self, picture: np.ndarray) -> np.ndarray:
-        config = self.config
-        if config.crop_px is not None:
-            left, top, width, height = config.crop_px
-            if left + width > picture.shape[1] or top + height > picture.shape[0]:
-                raise ValueError(
-                    f"crop_px = {config.crop_px} goes beyond a picture of {picture.shape[1]} x {picture.shape[0]} px"
-                )
-            picture = picture[top : top + height, left : left + width]
-        if config.width_px is not None and picture.shape[:2] != (config.height_px, config.width_px):
-            cv2 = self._images.require_opencv()
-            picture = cv2.resize(picture, (config.width_px, config.height_px), interpolation=cv2.INTER_AREA)
-        return picture
-
     def read(self) -> tuple[np.ndarray, float]:
         """The newest picture, uint8 (H, W, 3) RGB, and its stamp in seconds. Waits, up to ``wait_s``, for the first
         one only.
@@ -162,33 +133,14 @@ class RosCamera:
         Raises TimeoutError that says what is on the topic where none comes, or how old the last one is where that is
         more than ``stale_s``. Once pictures come again, reading goes on.
         """
-        with self._news:
-            newest = self._newest
-        if newest is None:
-            newest = self._wait()
-        picture, t_s, came_s = newest
-        age_s = time.monotonic() - came_s
-        if age_s > self.config.stale_s:
-            raise TimeoutError(
-                f"the last picture on {self._topic} came {age_s:.2f} s ago, stale_s is {self.config.stale_s:g}: "
-                f"{self._who()}"
-            )
-        return picture.copy(), t_s
+        return self._newest.read()
 
     @property
     def age_s(self) -> float:
         """Seconds since the newest picture came; inf before the first."""
-        with self._news:
-            return np.inf if self._newest is None else time.monotonic() - self._newest[2]
+        return self._newest.age_s
 
-    def _wait(self) -> tuple[np.ndarray, float, float]:
-        with self._news:
-            self._news.wait_for(lambda: self._newest is not None, self.config.wait_s)
-            if self._newest is not None:
-                return self._newest
-        raise TimeoutError(f"no picture on {self._topic} within {self.config.wait_s:g} s: {self._who()}")
-
-    def _who(self) -> str:
+    def _why(self) -> str:
         """What is known about a silent topic, and what to do."""
         if self._cause:
             return f"{self.refused} so far were refused, the last because {self._cause}"
