@@ -15,7 +15,7 @@ from std_msgs.msg import Bool, Float64MultiArray, String
 from controllers import messages
 from controllers.control_loop import Tick
 from controllers.filters import ledger
-from controllers.guard import FAULTS
+from controllers.guard import code_of
 
 Array = NDArray[np.float64]
 TARE_TICKS = 100
@@ -97,7 +97,7 @@ class Outputs:
         codes = (
             tick.world,
             messages.MODES.index(tick.mode),
-            FAULTS.index(tick.fault) if tick.fault in FAULTS else -1,
+            code_of(tick.fault),
             ledger.STATES.index(tick.energy_state),
             refused,
         )

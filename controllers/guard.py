@@ -28,11 +28,17 @@ BOX, ROTATION, SPEED, FORCE, LEASE = range(5)
 # Why it tripped; 0 is no fault.
 FAULTS = (
     "", "not finite", "joint speed", "contact force", "energy depleted",
-    "emergency stop", "state too old", "clock went backwards", "control loop late", "heartbeat lost",
+    "emergency stop", "state too old", "clock went backwards", "control loop late", "heartbeat lost", "arm stopped",
 )  # fmt: skip
 NO_FAULT, NOT_FINITE, JOINT_SPEED, CONTACT_FORCE, ENERGY = range(5)
-# These are found by whoever runs the control loop, and given to ``GuardedArm.trip``.
-EMERGENCY_STOP, STATE_TOO_OLD, CLOCK_BACKWARDS, LOOP_LATE, HEARTBEAT_LOST = range(5, 10)
+# These are found by whoever runs the control loop, and given to ``GuardedArm.trip``; the last one by the arm itself.
+EMERGENCY_STOP, STATE_TOO_OLD, CLOCK_BACKWARDS, LOOP_LATE, HEARTBEAT_LOST, ARM_STOPPED = range(5, 11)
+
+
+def code_of(fault: str) -> int:
+    """The code of a fault by its name, whatever follows a colon; -1 for an unknown one."""
+    name = fault.partition(":")[0]
+    return FAULTS.index(name) if name in FAULTS else -1
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from controllers import guard as guarding
 from controllers.filters import ledger, passivity, sampled
 from controllers.filters.ledger import EnergyLimits, EnergyMemory
-from controllers.guard import CLIPS, EMERGENCY_STOP, FAULTS, NO_FAULT, GuardLimits, GuardMemory, guard_tick
+from controllers.guard import (
+    ARM_STOPPED,
+    CLIPS,
+    EMERGENCY_STOP,
+    FAULTS,
+    NO_FAULT,
+    GuardLimits,
+    GuardMemory,
+    guard_tick,
+)
 from robot_rl.types import Arm, ArmCommand, ArmState, Bounds, Pose, Start
 
 Array = NDArray[np.float64]
@@ -37,6 +46,19 @@ class LockstepArm(Protocol):
     def place(self, start: Start) -> ArmState: ...
 
 
+@runtime_checkable
+class StoppingArm(Protocol):
+    """An arm that stops by itself: a driver's, whose controller has reflexes and protective stops."""
+
+    @property
+    def fault(self) -> str:
+        """Why it does not follow, or an empty string. In a fault it takes no command and raises nothing."""
+        ...
+
+    def recover(self) -> None:
+        """A person's word; raises RuntimeError with what the person has to do first."""
+
+
 class GuardedArm:
     """An arm that steps in lock-step runs guard and filter inside its own loop, with the torques it really applies. Any
     other is commanded with the guarded reference at ``control_hz``, from here, and its ledger is sampled."""
@@ -50,6 +72,8 @@ class GuardedArm:
     ) -> None:
         self._arm = arm
         self._twin = arm if isinstance(arm, LockstepArm) else None
+        self._stopping = arm if isinstance(arm, StoppingArm) else None
+        self._stopped_by = ""  # the arm's own words
         self._config, self._energy_config = config or guarding.Config(), energy or ledger.Config()
         self.limits = arm.limits
         if self._twin is not None and not math.isclose(self._twin.control_hz, self._config.control_hz):
@@ -102,8 +126,9 @@ class GuardedArm:
 
     @property
     def fault(self) -> str:
-        """Why the guard holds the arm, or an empty string."""
-        return FAULTS[self._memory.fault[0]]
+        """Why the guard holds the arm, or an empty string; behind "arm stopped: " it is the arm's own words."""
+        code = self._memory.fault[0]
+        return f"{FAULTS[code]}: {self._stopped_by}" if code == ARM_STOPPED else FAULTS[code]
 
     @property
     def clips(self) -> dict[str, int]:
@@ -157,6 +182,7 @@ class GuardedArm:
         for _ in range(ticks):
             self._tick(state, elapsed_s)
             begun_s, state = state.t_s, self._arm.wait(period_s)
+            self._watch()
             elapsed_s = max(state.t_s - begun_s, period_s)  # a late loop ages the lease by what has really passed
         return state
 
@@ -169,6 +195,12 @@ class GuardedArm:
                 "change the rate, or guard.control_hz"
             )
         return ticks
+
+    def _watch(self) -> None:
+        """Latch that the arm has stopped by itself."""
+        if self._stopping is not None and self._memory.fault[0] == NO_FAULT and (said := self._stopping.fault):
+            self._stopped_by = said
+            self.trip(ARM_STOPPED)
 
     def _tick(self, state: ArmState, dt_s: float) -> None:
         """Guard and filter of an arm that closes its own loop, then the reference that is left of the command."""
@@ -259,8 +291,14 @@ class GuardedArm:
         """A person's word that the cause is gone: hold at the measured pose and take commands again.
 
         After an empty ledger this grants the budget anew, as ``grant_energy`` does. Raises ValueError, and stays in the
-        fault, while the arm measures what is not finite, or is to be granted energy while it moves or is touched.
+        fault, while the arm measures what is not finite, is to be granted energy while it moves or is touched, or has
+        stopped by itself and cannot go on before someone has done what the error says.
         """
+        if self._stopping is not None and self._stopping.fault:
+            try:
+                self._stopping.recover()
+            except RuntimeError as error:
+                raise ValueError(str(error)) from None
         state = self._arm.read()
         if self.energy_state == "float":
             self._require_rest(state)

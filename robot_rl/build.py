@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ from robot_rl.config import override
 from robot_rl.find import find, nearest
 from robot_rl.types import ArmState, Start, Task
 
-WORLDS = {"sim": "sim", "ros": "hardware.ros", "crisp": "hardware.crisp"}
+WORLDS = {"sim": "sim", "ros": "hardware.ros", "crisp": "hardware.crisp", "hardware": "hardware"}
 """World name -> folder of its arms, or the one module through which that world has any arm."""
+DRIVERS = {"panda": "hardware.franka", "fr3": "hardware.franka", "ur5e": "hardware.ur"}
+"""Arm name -> driver, in the world ``hardware``: a maker's arms share one."""
 REMOTE = frozenset({"ros"})
 """Worlds whose arms are guarded where they are: guard and energy are settings of the node there."""
 MOVE_S = 30.0  # longest way of a real arm to an episode's start
@@ -40,6 +43,10 @@ def find_arm(world: str, arm: str) -> Any:
     """The module that makes ``arm`` in ``world``; raises LookupError for an unknown name."""
     if world not in WORLDS:
         raise LookupError(nearest("world", world, WORLDS))
+    if world == "hardware":
+        if arm not in DRIVERS:
+            raise LookupError(nearest("arm with a driver", arm, DRIVERS))
+        return importlib.import_module(DRIVERS[arm])
     module = importlib.import_module(WORLDS[world])
     return find(WORLDS[world], arm) if hasattr(module, "__path__") else module
 
@@ -100,14 +107,15 @@ def make_env(
         made.ticks(1.0 / built.control_hz)  # a rate the twin cannot keep is refused before anything is written
         env = ArmEnv(built, guarded, readings, guarded.place, made.render, render_mode)
     else:
-        env = _real_env(built, guarded, readings, render_mode)
+        env = _real_env(built, guarded, readings, render_mode, bool(getattr(configs["arm"], "twin", "")))
     return GoalView(env) if goal else env
 
 
 def _real_env(
-    built: Task, guarded: Any, readings: Callable[[], dict[str, Any]], render_mode: str | None
+    built: Task, guarded: Any, readings: Callable[[], dict[str, Any]], render_mode: str | None, twin: bool
 ) -> gymnasium.Env[Any, Any]:
-    """An ArmEnv around an arm that moves to each start by itself."""
+    """An ArmEnv around an arm that moves to each start by itself. A fault waits there for a person, but for that of a
+    served ``twin``, whose new episode is a new world."""
     from robot_rl.env import ArmEnv
 
     moving = importlib.import_module("controllers.moving")
@@ -115,6 +123,12 @@ def _real_env(
 
     def reset(start: Start) -> ArmState:
         begun[:] = [start]
+        if guarded.fault and twin:
+            guarded.clear_fault()
+        elif guarded.fault:
+            await_person(guarded)
+        if hasattr(guarded.unguarded, "prepare"):
+            guarded.unguarded.prepare(start)
         state = moving.move_to(guarded, start, MOVE_S)
         guarded.grant_energy()
         return state
@@ -124,6 +138,22 @@ def _real_env(
         return found | moving.prop_readings(built.scene, prop_poses(found), begun[-1], guarded.read())
 
     return ArmEnv(built, guarded, seen, reset, None, render_mode)
+
+
+def await_person(guarded: Any) -> None:
+    """Ask at the terminal until a person has cleared the arm's fault; raises RuntimeError where there is none."""
+    while fault := guarded.fault:
+        if not sys.stdin.isatty():
+            raise RuntimeError(
+                f"the arm is in a fault ({fault}) and needs a person: mend its cause, and start again at a terminal, "
+                "where the fault can be cleared"
+            )
+        print(f"The arm is in a fault ({fault}). Mend its cause, then press Enter to clear it.", file=sys.stderr)
+        sys.stdin.readline()
+        try:
+            guarded.clear_fault()
+        except ValueError as error:
+            print(f"Not cleared: {error}", file=sys.stderr)
 
 
 def prop_poses(readings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,12 +20,13 @@ def first_sentence(module: str) -> str:
 
 def describe() -> str:
     """Tasks, arms of each world that has a folder of them, the other worlds, and agents, with a sentence each."""
-    from robot_rl.build import WORLDS
+    from robot_rl.build import DRIVERS, WORLDS
 
-    folders = {world: where for world, where in WORLDS.items() if "." not in where}
+    folders = {world: where for world, where in WORLDS.items() if "." not in where and world != "hardware"}
     entries = {"tasks": _plugins("tasks")}
     entries |= {f"arms (world {world})": _plugins(folder) for world, folder in folders.items()}
-    entries["other worlds"] = {w: where for w, where in WORLDS.items() if w not in folders}
+    entries["arms (world hardware)"] = dict(DRIVERS)
+    entries["other worlds"] = {w: where for w, where in WORLDS.items() if w not in folders and w != "hardware"}
     entries["agents"] = _plugins("robot_rl.agents")
     width = max(len(name) for modules in entries.values() for name in modules)
     blocks = []

@@ -169,7 +169,7 @@ class Up:
     GRAPH.launch.py name:=value ...` starts the same ones."""
 
     graph: Positional[str]
-    """twin, franka, ur, crisp, actor or teleop"""
+    """twin, hardware, franka, ur, crisp, actor or teleop"""
     arguments: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME:=VALUE", help_behavior_hint="")] = ()
     """of the graph, such as arm:=panda task:=peg_insert"""
     show_args: bool = False

@@ -23,7 +23,7 @@ def nearest(what: str, name: str, valid: Iterable[str]) -> str:
 def names(folder: str) -> list[str]:
     """Plug-ins of a package such as ``tasks`` or ``robot_rl.agents``, sorted."""
     package = importlib.import_module(folder)
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not (m.ispkg or m.name[0] == "_"))
 
 
 def find(folder: str, name: str) -> ModuleType:

@@ -224,6 +224,11 @@ def _crisp(values: Values, before: tuple[Process, ...] = ()) -> tuple[Process, .
     return (*served, *_policy(values, _words(values, "settings"), served))
 
 
+def _hardware(values: Values) -> tuple[Process, ...]:
+    served = (*_recorder(values), _arm(values, "hardware", [f"arm.address={values['robot_ip']}"]))
+    return (*served, *_policy(values, _words(values, "settings"), served))
+
+
 def _vendor(values: Values) -> tuple[Process, ...]:
     """The maker's driver, then CRISP's controllers in it, then what ``crisp`` starts."""
     driver, controllers = _filled(values, "driver_command"), _filled(values, "controller_command")
@@ -294,6 +299,13 @@ _ALL = (
     Graph(
         "twin", "The arm's node around a twin, with cameras, a policy and a recording where wanted.",
         (_ARM, _TASK, _NAMESPACE, _MODE, _RATE, _SETTINGS, _CAMERAS, _POLICY, _EPISODES, _SEED, _RECORD), _twin,
+    ),
+    Graph(
+        "hardware", "The arm's node around our own driver of a real arm: no other driver is needed.",
+        (
+            _ROBOT_IP, Argument("arm", "which arm, see `robot-rl tasks`"),
+            _TASK, _NAMESPACE, _RATE, _SETTINGS, _POLICY, _EPISODES, _SEED, _RECORD,
+        ), _hardware,
     ),
     Graph(
         "crisp", "The arm's node (guard, energy filter, watchdog) in front of an arm that runs CRISP's controllers.",

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,8 @@ from controllers.filters import ledger, passivity
 from controllers.filters.ledger import FLOAT, EnergyLimits, EnergyMemory
 from controllers.guard import NOT_FINITE, GuardLimits, GuardMemory, guard_tick
 from controllers.impedance import Law, braking_torque, impedance_torque, limit_torque
-from controllers.jacobian import row_space, wrench_of
+from controllers.jacobian import RowSpace, row_space, wrench_of
+from controllers.jit import kernel
 from robot_rl import geometry
 from robot_rl.geometry import matrix_to_quat
 
@@ -106,6 +108,17 @@ def _compiled_jac_site(model, data, jac, site):
     )
 
 
+@kernel
+def sense_wrench(plant: Plant, tick: TickMemory, space: RowSpace) -> None:
+    """Low-pass the wrench (6,) at the tcp that explains the constraint forces of the last step."""
+    sample = wrench_of(space, plant.constraint[: len(tick.tau_nm)])
+    for i in range(6):
+        if math.isfinite(tick.wrench[i]):
+            tick.wrench[i] += plant.filter_share * (sample[i] - tick.wrench[i])
+        else:  # start anew: a filter would never forget
+            tick.wrench[i] = sample[i]
+
+
 def run_ticks(
     ticks: int,
     dt_s: float,
@@ -128,12 +141,7 @@ def run_ticks(
         jac_site(plant.model, plant.data, plant.jac, plant.site)
         jac = plant.jac[:, :dof].copy()
         space = row_space(jac)
-        sample = wrench_of(space, plant.constraint[:dof])
-        for i in range(6):
-            if math.isfinite(tick.wrench[i]):
-                tick.wrench[i] += plant.filter_share * (sample[i] - tick.wrench[i])
-            else:  # start anew: a filter would never forget
-                tick.wrench[i] = sample[i]
+        sense_wrench(plant, tick, space)
         q, dq = plant.qpos[:dof], plant.qvel[:dof]
         quat = matrix_to_quat(plant.site_mat)
         ledger.charge(limits, energy, tick.tau_nm, q, dt_s)
@@ -168,6 +176,18 @@ def run_ticks(
     step1(plant.model, plant.data)  # positions, velocities and contacts of the state that is now
 
 
+def drive_tick(plant: Plant, tick: TickMemory, tau_nm: Array, gripper: float) -> None:
+    """One physics step under torques (dof,) Nm that a vendor's controller has computed; the state is whole after it."""
+    dof = len(tick.tau_nm)
+    tick.tau_nm[:] = tau_nm
+    plant.ctrl[:dof] = tau_nm
+    plant.ctrl[dof:] = (1.0 - gripper) * plant.finger_open_m
+    step2(plant.model, plant.data)
+    step1(plant.model, plant.data)
+    jac_site(plant.model, plant.data, plant.jac, plant.site)
+    sense_wrench(plant, tick, row_space(plant.jac[:, :dof].copy()))
+
+
 def _cache_folder() -> str:
     """Where compiled ticks are kept: a folder named by the lines that go into them.
 
@@ -188,14 +208,15 @@ def _cache_folder() -> str:
     raise OSError(f"neither {home} nor {tempfile.gettempdir()} can be written: set XDG_CACHE_HOME to a folder that can")
 
 
-def _compile() -> Any:
-    """``run_ticks`` compiled; numba takes the cache folder from its configuration at this very moment."""
+def _compile(function: Callable[..., None]) -> Any:
+    """``function`` compiled; numba takes the cache folder from its configuration at this very moment."""
     config: Any = numba.config
     before, config.CACHE_DIR = config.CACHE_DIR, _cache_folder()
     try:
-        return numba.njit(cache=True, nogil=True)(run_ticks)
+        return numba.njit(cache=True, nogil=True)(function)
     finally:
         config.CACHE_DIR = before
 
 
-run_ticks_compiled = _compile()
+run_ticks_compiled = _compile(run_ticks)
+drive_tick_compiled = _compile(drive_tick)

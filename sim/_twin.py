@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -23,6 +23,15 @@ from sim._scene import build, from_wxyz, place_prop
 WRENCH_CUTOFF_HZ = 30.0  # low-pass of the estimated contact wrench, as vendors filter theirs
 
 
+class Terms(NamedTuple):
+    """What the arm's equations of motion consist of, in the state that is now."""
+
+    jac: np.ndarray  # (6, dof) of the tcp, base frame, linear then angular
+    mass: np.ndarray  # (dof, dof) kg m^2, with the armature of the drives
+    gravity_nm: np.ndarray  # (dof,) torque that holds the arm against gravity, which it compensates by itself
+    coriolis_nm: np.ndarray  # (dof,)
+
+
 class Twin:
     """One arm in one scene. ``compiled=False`` runs the same ticks in plain Python (for tests and debuggers)."""
 
@@ -35,6 +44,7 @@ class Twin:
         self._model = make_model(visual=False)
         self._picture = Picture(partial(make_model, visual=True), scene, model.limits.dof, model.finger_open_m)
         self._data = mujoco.MjData(self._model)
+        self._scratch = mujoco.MjData(self._model)  # for kinematics that no physics sees
         self._scene = scene
         self._site = self._model.site("tcp").id
         self._dt_s = float(self._model.opt.timestep)
@@ -134,7 +144,38 @@ class Twin:
     def close(self) -> None:
         self._picture.close()
 
+    # ------------------------------------------------------------------------- for controllers of a vendor, not of ours
+
+    def drive(self, tau_nm: np.ndarray, gripper: float) -> None:
+        """One physics step under joint torques (dof,) Nm, gravity compensated besides, without law or limits; the
+        gripper goes to 0 open .. 1 closed. For twins behind a vendor's protocol, whose own controllers close the loop.
+        """
+        run: Any = _tick.drive_tick_compiled if self._compiled else _tick.drive_tick
+        run(self._plant, self._tick, tau_nm, float(gripper))
+
+    def terms(self) -> Terms:
+        """Jacobian, mass matrix, gravity and Coriolis torques."""
+        dof, d = self.limits.dof, self._data
+        jac = np.zeros_like(self._plant.jac)
+        mujoco.mj_jacSite(self._model, d, jac[:3], jac[3:], self._site)
+        mass = np.zeros((self._model.nv, self._model.nv))
+        mujoco.mj_fullM(self._model, d, mass)
+        gravity_nm = d.qfrc_gravcomp[:dof].copy()
+        return Terms(jac[:, :dof], mass[:dof, :dof], gravity_nm, d.qfrc_bias[:dof] - gravity_nm)
+
     # ---------------------------------------------------------------------------------------------------------- world
+
+    def place_props(self, props: Mapping[str, Pose]) -> None:
+        """Put fixtures and free props somewhere, at rest; the arm stays. Raises ValueError for an unknown one."""
+        movable = {prop.name: prop.kind for prop in self._scene.props if prop.kind != "tool"}
+        for name in props:
+            if name not in movable:
+                raise ValueError(f"props names '{name}': the scene places {', '.join(sorted(movable)) or 'none'}")
+        for name, pose in props.items():
+            place_prop(self._model, self._data, name, pose.pos_m, pose.quat_xyzw)
+            if movable[name] == "free":
+                self._data.joint(name).qvel[:] = 0.0
+        mujoco.mj_step1(self._model, self._data)
 
     def place(self, start: Start) -> ArmState:
         """Put the world into ``start``: arm, gripper and every prop, at rest. A twin's reset, which no real arm has.
@@ -144,16 +185,9 @@ class Twin:
         movable = {prop.name for prop in self._scene.props if prop.kind != "tool"}
         if set(start.props) != movable:
             raise ValueError(f"Start.props names {sorted(start.props)}: the scene places {sorted(movable)}")
-        kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        was = np.empty(mujoco.mj_stateSize(self._model, kind))
-        mujoco.mj_getState(self._model, self._data, was, kind)
+        q_rad = self.solve_pose(start.tcp)  # a pose out of reach leaves the world as it is
         mujoco.mj_resetData(self._model, self._data)
-        try:
-            self._data.qpos[: self.limits.dof] = self._solve_pose(start.tcp)
-        except ValueError:  # a pose out of reach leaves the world as it is
-            mujoco.mj_setState(self._model, self._data, was, kind)
-            mujoco.mj_step1(self._model, self._data)
-            raise
+        self._data.qpos[: self.limits.dof] = q_rad
         if self._scene.locked_gripper is None:
             self._data.qpos[self.limits.dof : self.limits.dof + 2] = (1.0 - start.gripper) * self._finger_open_m
         for name, pose in start.props.items():
@@ -212,23 +246,26 @@ class Twin:
         self._tick.wrench[:] = 0.0
         mujoco.mj_step1(self._model, self._data)
 
-    def _solve_pose(self, pose: Pose) -> np.ndarray:
-        """Joint angles (dof,) that put the tcp at ``pose``, near the ready pose, by Gauss-Newton.
+    def solve_pose(self, pose: Pose, near_rad: np.ndarray | None = None) -> np.ndarray:
+        """Joint angles (dof,) that put the tcp at ``pose``, near the ready pose or ``near_rad``, by Gauss-Newton; the
+        world is not touched. Raises ValueError for a pose out of reach.
 
         Ten lines instead of scipy's least squares, which took 3 ms: a sixteenth of the time of a short episode.
         """
-        dof, q_rad = self.limits.dof, self._ready_rad.copy()
-        pull = 1e-8  # towards the ready pose: decides the redundant joint, leaves the pose exact
+        dof, data = self.limits.dof, self._scratch
+        near_rad = self._ready_rad if near_rad is None else near_rad
+        q_rad = near_rad.copy()
+        jac = np.zeros_like(self._plant.jac)
+        pull = 1e-8  # towards where it began: decides the redundant joint, leaves the pose exact
         for _ in range(100):
-            self._data.qpos[:dof] = q_rad
-            mujoco.mj_kinematics(self._model, self._data)
-            mujoco.mj_comPos(self._model, self._data)
-            mujoco.mj_jacSite(self._model, self._data, self._plant.jac[:3], self._plant.jac[3:], self._site)
-            turn = rotation_between(pose.quat_xyzw, matrix_to_quat(self._plant.site_mat))
-            gap = np.concatenate([pose.pos_m - self._plant.site_pos, turn])
-            jac = self._plant.jac[:, :dof]
-            pulled = jac.T @ gap + pull * (self._ready_rad - q_rad)
-            step = np.linalg.solve(jac.T @ jac + pull * np.eye(dof), pulled)
+            data.qpos[:dof] = q_rad
+            mujoco.mj_kinematics(self._model, data)
+            mujoco.mj_comPos(self._model, data)
+            mujoco.mj_jacSite(self._model, data, jac[:3], jac[3:], self._site)
+            turn = rotation_between(pose.quat_xyzw, matrix_to_quat(data.site_xmat[self._site]))
+            gap = np.concatenate([pose.pos_m - data.site_xpos[self._site], turn])
+            pulled = jac[:, :dof].T @ gap + pull * (near_rad - q_rad)
+            step = np.linalg.solve(jac[:, :dof].T @ jac[:, :dof] + pull * np.eye(dof), pulled)
             step *= min(1.0, 0.3 / np.abs(step).max())
             moved = np.clip(q_rad + step, self.limits.q_min_rad, self.limits.q_max_rad)
             if np.abs(moved - q_rad).max() < 1e-9:

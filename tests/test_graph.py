@@ -14,6 +14,7 @@ from robot_rl.order import RESPAWN_LIMIT, Order
 
 NEEDED = {
     "robot_ip": "192.0.2.1",
+    "arm": "fr3",
     "controllers_file": "ur.yaml",
     "out": "demos.zarr",
     "policy": "",

@@ -21,7 +21,7 @@ from robot_rl.graph import GRAPHS, PROGRAM, find
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
-NEEDED = {"robot_ip": "192.0.2.1", "controllers_file": "ur.yaml", "out": "demos.zarr"}
+NEEDED = {"robot_ip": "192.0.2.1", "arm": "fr3", "controllers_file": "ur.yaml", "out": "demos.zarr"}
 WAIT_S = 60.0
 
 needs_launch = pytest.mark.skipif(

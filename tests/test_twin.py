@@ -226,3 +226,46 @@ def test_the_joint_limit_repulsion_keeps_the_arm_off_its_stops():
     state = guard.wait(8.0)
     assert state.tcp_pos_m[0] > 0.6
     assert np.all(state.q_rad > guard.limits.q_min_rad) and np.all(state.q_rad < guard.limits.q_max_rad)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_vendors_controller_drives_a_twin(compiled):
+    """Computed torque with the twin's own terms holds a pose and follows a step as the second-order system it makes."""
+    twin = make("fr3", compiled=compiled)
+    state = twin.read()
+    goal = state.q_rad + 0.01
+    omega, begun_s = 30.0, state.t_s
+    for _ in range(300):
+        terms, state = twin.terms(), twin.read()
+        pull = omega**2 * (goal - state.q_rad) - 2.0 * omega * state.dq_radps
+        twin.drive(terms.mass @ pull + terms.coriolis_nm, 0.5)
+    state = twin.read()
+    assert state.t_s == pytest.approx(begun_s + 0.3)
+    passed = omega * 0.3
+    expected = 0.01 * (1.0 + passed) * np.exp(-passed)  # left of a critically damped step
+    np.testing.assert_allclose(goal - state.q_rad, expected, atol=2e-4)
+    assert 0.2 < state.gripper < 0.8
+
+
+def test_compiled_and_plain_drive_are_equal():
+    plain, quick = make("fr3", compiled=False), make("fr3")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        tau_nm = rng.normal(0.0, 3.0, 7)
+        plain.drive(tau_nm, 0.0)
+        quick.drive(tau_nm, 0.0)
+    here, there = plain.read(), quick.read()
+    for name in ("q_rad", "dq_radps", "tcp_pos_m", "tcp_wrench", "tau_nm"):
+        np.testing.assert_allclose(getattr(here, name), getattr(there, name), rtol=0.0, atol=1e-12)
+
+
+def test_inverse_kinematics_leaves_the_world_alone():
+    twin = make("ur5e")
+    before = twin.read()
+    pose = Pose(before.tcp_pos_m + 0.05, before.tcp_quat_xyzw)
+    q_rad = twin.solve_pose(pose, before.q_rad)
+    np.testing.assert_array_equal(twin.read().q_rad, before.q_rad)
+    assert 0.01 < np.abs(q_rad - before.q_rad).max() < 0.5
+    np.testing.assert_allclose(twin.solve_pose(pose, q_rad), q_rad, atol=1e-6)
+    with pytest.raises(ValueError, match="out of reach"):
+        twin.solve_pose(Pose(before.tcp_pos_m + 2.0, before.tcp_quat_xyzw))
