@@ -84,13 +84,14 @@ class GuardedArm:
         self._limits = ledger.make_limits(self._energy_config, bounds.energy_j, arm.limits, arm.limits.dq_max_radps)
         self.default_stiffness = arm.default_stiffness
         self._law = None if self._twin is not None else sampled.spring_of(arm)
+        self._damped = arm if isinstance(arm, sampled.DampedArm) else None
         self._begin(arm.read())
 
     def _begin(self, state: ArmState) -> None:
         """Guard and ledger as at the beginning of an episode."""
         self._memory = guarding.make_memory(state, self.default_stiffness)
         self._energy = ledger.make_memory(self._limits, self._energy_config.delay_ticks)
-        self._seen_s = state.t_s
+        self._seen, self._damping = state, np.zeros(6)  # of the last charge
         self._stopped = self._relaxed = False
 
     def set_bounds(self, bounds: Bounds) -> None:
@@ -206,14 +207,23 @@ class GuardedArm:
         """Guard and filter of an arm that closes its own loop, then the reference that is left of the command."""
         memory, pose = self._memory, (state.tcp_pos_m, state.tcp_quat_xyzw)
         assert self._law is not None
-        since_s, self._seen_s = state.t_s - self._seen_s, state.t_s  # pauses between two waits leak as well
-        sampled.charge(self._limits, self._energy, memory, *pose, state.tcp_twist, self._law, since_s)
+        self._charge(state)
         before = passivity.reference_of(memory)
         guard_tick(self._guard, memory, state.q_rad, state.dq_radps, *pose, state.tcp_wrench, dt_s)
         passivity.limit_reference(self._limits, self._energy, memory, before, *pose, self._law)
         ledger.record(self._energy, state.tcp_wrench)
         stiffness = None if "stiffness" in self.limits.cannot else memory.stiffness.copy()
         self._arm.command(ArmCommand(memory.pos_m.copy(), memory.quat_xyzw.copy(), float(memory.gripper[0]), stiffness))
+
+    def _charge(self, state: ArmState) -> None:
+        """What springs gave and dampers took since the last charge; pauses between two waits leak as well."""
+        assert self._law is not None
+        memory, pose = self._memory, (state.tcp_pos_m, state.tcp_quat_xyzw)
+        since_s, seen = max(state.t_s - self._seen.t_s, 0.0), Pose(self._seen.tcp_pos_m, self._seen.tcp_quat_xyzw)
+        damping = np.zeros(6) if self._damped is None else self._damped.damping_of(memory.stiffness)
+        credit_j = sampled.damping_credit(np.minimum(damping, self._damping), seen, *pose, since_s)
+        self._seen, self._damping = state, damping
+        sampled.charge(self._limits, self._energy, memory, *pose, state.tcp_twist, self._law, since_s, credit_j)
 
     def stop(self) -> None:
         """Stop the arm where it is and end the lease. Not latched: the next command moves it again."""
@@ -230,9 +240,7 @@ class GuardedArm:
         """Anchor the springs where the arm is; what they gave until now is charged."""
         if guarding.is_finite(state):
             if self._law is not None and self._energy.known[0]:
-                since_s, self._seen_s = max(state.t_s - self._seen_s, 0.0), state.t_s
-                pose = (state.tcp_pos_m, state.tcp_quat_xyzw)
-                sampled.charge(self._limits, self._energy, self._memory, *pose, state.tcp_twist, self._law, since_s)
+                self._charge(state)
             self._memory.pos_m[:], self._memory.quat_xyzw[:] = state.tcp_pos_m, state.tcp_quat_xyzw
             self._energy.potential_j[0] = 0.0
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +20,7 @@ MOVE_HZ = 50.0
 LEAD_M, LEAD_RAD = 0.02, 0.1  # how far ahead of the arm its target is
 AT_M, AT_RAD = 0.005, 0.03  # so near the pose is reached
 REST_RADPS = 0.04  # and no joint faster: energy is granted at rest
+RENEW_S = 0.5  # between two grants
 
 
 class GuardedLike(Arm, Protocol):
@@ -25,17 +28,25 @@ class GuardedLike(Arm, Protocol):
     def fault(self) -> str: ...
 
 
-def move_to(arm: GuardedLike, start: Start, within_s: float) -> ArmState:
-    """Lead ``arm`` to ``start.tcp`` in a straight line; the guard keeps its speed. Raises TimeoutError, with what is
-    left and why, where it does not arrive."""
+def move_to(arm: GuardedLike, start: Start, within_s: float, renew: Callable[[], object]) -> ArmState:
+    """Lead ``arm`` to ``start.tcp`` in a straight line; the guard keeps its speed. ``renew`` grants energy anew, or
+    raises ValueError where it may not: it is called where the arm stands, since a long way takes more than one budget.
+
+    Raises TimeoutError, with what is left and why, where the arm does not arrive.
+    """
     pos_m, quat_xyzw = start.tcp.pos_m, start.tcp.quat_xyzw
     end_s = time.monotonic() + within_s
-    state = arm.read()
+    state, renewed_s = arm.read(), -math.inf
     while True:
         gap, turn = pos_m - state.tcp_pos_m, rotation_between(quat_xyzw, state.tcp_quat_xyzw)
         far_m, far_rad = float(np.linalg.norm(gap)), float(np.linalg.norm(turn))
-        if far_m < AT_M and far_rad < AT_RAD and float(np.abs(state.dq_radps).max()) < REST_RADPS:
+        resting = float(np.abs(state.dq_radps).max()) < REST_RADPS
+        if far_m < AT_M and far_rad < AT_RAD and resting:
             return state
+        if resting and not arm.fault and state.t_s > renewed_s + RENEW_S:
+            renewed_s = state.t_s
+            with contextlib.suppress(ValueError):
+                renew()
         if arm.fault or time.monotonic() > end_s:
             why = f"it is in a fault ({arm.fault})" if arm.fault else "is something in its way, or in its bounds?"
             raise TimeoutError(

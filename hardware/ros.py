@@ -289,7 +289,7 @@ class RosArm:
         from controllers.guard import FAULTS
 
         self._await_person({*FAULTS[1:], LOST})
-        move_to(self, start, self._config.move_s)
+        move_to(self, start, self._config.move_s, lambda: self.call("reset_energy"))
         self._deadline_s = None
         self.call("reset_energy")
         return self._await(self._stamp_ns + 1, self._config.stale_s)

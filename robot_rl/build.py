@@ -129,7 +129,7 @@ def _real_env(
             await_person(guarded)
         if hasattr(guarded.unguarded, "prepare"):
             guarded.unguarded.prepare(start)
-        state = moving.move_to(guarded, start, MOVE_S)
+        state = moving.move_to(guarded, start, MOVE_S, guarded.grant_energy)
         guarded.grant_energy()
         return state
 

@@ -22,6 +22,7 @@ from tyro.conf import (
     subcommand,
 )
 
+from robot_rl.cli_rig import Arm, Calibrate
 from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
 
 PACKAGES = ("robot_rl", "controllers", "tasks", "sim", "hardware")
@@ -227,6 +228,29 @@ class Bench:
         return bench(self.names)
 
 
+@dataclass(frozen=True)
+class Twin:
+    """Serve a twin at a vendor's own ports: the vendor's clients drive it as they drive an arm. Until Ctrl-C."""
+
+    action: Positional[Literal["serve"]]
+    protocol: Literal["fci", "rtde"]
+    """fci: a Franka FR3; rtde: a UR5e"""
+    task: str = "peg_insert"
+    """whose scene is around it"""
+    arm: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: the one that speaks the protocol)")] = ""
+    address: str = "127.0.0.1"
+    """to listen at; several arms: 127.0.0.2, 127.0.0.3 ..."""
+    lockstep: bool = False
+    """time passes as fast as the client answers, not by the clock"""
+    set: Settings = ()
+    """settings of task, arm and protocol"""
+
+    def execute(self) -> int:
+        from robot_rl.twin_serve import serve
+
+        return serve(self.protocol, self.arm, self.task, self.address, self.lockstep, sum(self.set, ()))
+
+
 Command = (
     Annotated[Tasks, subcommand("tasks")]
     | Annotated[Demo, subcommand("demo")]
@@ -236,6 +260,9 @@ Command = (
     | Annotated[Video, subcommand("video")]
     | Annotated[Study, subcommand("study")]
     | Annotated[Bench, subcommand("bench")]
+    | Annotated[Twin, subcommand("twin")]
+    | Annotated[Arm, subcommand("arm")]
+    | Annotated[Calibrate, subcommand("calibrate")]
     | Annotated[Doctor, subcommand("doctor")]
     | Annotated[Up, subcommand("up")]
     | Annotated[Node, subcommand("node")]

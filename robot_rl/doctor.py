@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from rich.console import Console
 from rich.table import Table
@@ -28,11 +28,16 @@ def doctor(namespace: str | None = None, as_json: bool = False, quick: bool = Fa
 
     ``namespace``: also ask the arm node there. ``quick``: leave out what draws or measures.
     """
+    return report(examine(namespace, quick), as_json)
+
+
+def report(findings: Iterable[Finding], as_json: bool) -> int:
+    """Print findings, each as soon as it is there, or one JSON object at the end; 1 where something failed, else 0."""
     found = []
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
-    for finding in examine(namespace, quick):
+    for finding in findings:
         found.append(finding)
         if not as_json:
             console.print(_row(finding))

@@ -37,3 +37,50 @@ def clock(monkeypatch):
     fake = Clock()
     monkeypatch.setattr(control_loop, "time", fake)
     return fake
+
+
+@pytest.fixture
+def make_robot():
+    """Make UR5e twins behind RTDE whose ticks are the test's (``tests.ur_robot.Robot``)."""
+    from tests.ur_robot import Robot
+
+    made = []
+
+    def make(*given, **named):
+        made.append(Robot(*given, **named))
+        return made[-1]
+
+    yield make
+    for robot in made:
+        robot.server.close()
+
+
+@pytest.fixture
+def robot(make_robot):
+    """One of them."""
+    return make_robot()
+
+
+@pytest.fixture
+def fci_twin():
+    """Make FR3 twins behind FCI that run in a thread; all of them are closed at the end."""
+    import threading
+
+    from robot_rl.twin_serve import make_server
+    from tests.served import address
+
+    made = []
+
+    def make(task="reach", lockstep=True):
+        server = make_server("fci", "fr3", task, address(), lockstep)
+        stopping = threading.Event()
+        thread = threading.Thread(target=server.run, args=(stopping.is_set,))
+        thread.start()
+        made.append((server, stopping, thread))
+        return server
+
+    yield make
+    for server, stopping, thread in made:
+        stopping.set()
+        thread.join()
+        server.close()

@@ -11,7 +11,7 @@ from controllers.filters import ledger, passivity, sampled
 from controllers.guard import Config
 from controllers.guarded_arm import GuardedArm
 from controllers.impedance import spring_potential, spring_wrench
-from robot_rl.types import ArmCommand, Bounds
+from robot_rl.types import ArmCommand, Bounds, Pose
 from tests.mock_arm import LIMITS, MockArm
 from tests.plants import IDENTITY
 
@@ -150,3 +150,60 @@ def test_a_pause_between_two_waits_leaks_as_well():
     guarded.wait(0.01)
     leak_j = 0.5 * INNER_S * 5.01 * 1000.0 * 0.1**2
     assert before_j - guarded.energy["ledger_j"] == pytest.approx(leak_j, rel=1e-6)
+
+
+class Known(SpringArm):
+    """The same arm, which knows the damping of its loop."""
+
+    told = 1.0  # times what is true
+
+    def damping_of(self, stiffness):
+        return self.told * np.array([self.damping] * 3 + [0.0] * 3)
+
+
+@pytest.mark.parametrize("control_hz", [50.0, 200.0])
+@pytest.mark.parametrize("policy", ["pump", "bang", "random"])
+def test_credited_damping_still_delivers_no_more_than_the_budget(policy, control_hz, monkeypatch):
+    """What is delivered is spring work less damper work; the credit gives back part of the latter, never more."""
+    monkeypatch.setitem(globals(), "SpringArm", Known)
+    for damping in (20.0, 150.0):
+        rows, guarded = drive(damping, control_hz, 0, policy)
+        assert rows[:, 1].max() <= 2.0 + 1e-9 and guarded.fault in ("", "energy depleted")
+        assert rows[:, 3].min() >= -0.01
+        assert guarded.energy["credit_j"] <= -guarded.unguarded.damper_j + 1e-9
+
+
+def test_damping_that_is_not_there_delivers_more_than_the_budget(monkeypatch):
+    monkeypatch.setitem(globals(), "SpringArm", Known)
+    monkeypatch.setattr(Known, "told", 3.0)
+    assert max(drive(20.0, 100.0, 0, policy)[0][:, 1].max() for policy in ("pump", "bang", "random")) > 2.5
+
+
+def there_and_back(arm: SpringArm) -> GuardedArm:
+    """Half a metre of free motion at 0.2 m/s."""
+    guarded = GuardedArm(arm, dataclasses.replace(BOUNDS, speed_mps=0.2), Config(control_hz=100.0))
+    for step in range(50):
+        goal = np.array([0.1 if step // 10 % 2 else -0.1, 0.0, 0.0])
+        guarded.command(ArmCommand(goal, IDENTITY, valid_s=1.0))
+        guarded.wait(0.05)
+    return guarded
+
+
+def test_moving_through_free_air_spends_little_of_a_damped_arms_budget():
+    assert there_and_back(SpringArm(damping=150.0)).energy["ledger_j"] < 0.2  # it stands still
+    guarded = there_and_back(Known(damping=150.0))
+    assert guarded.fault == "" and guarded.energy["ledger_j"] > 0.8
+
+
+def test_a_jitter_of_measurements_earns_nothing():
+    rng, damping = np.random.default_rng(0), np.array([200.0] * 3 + [20.0] * 3)
+    for _ in range(200):
+        before = Pose(rng.uniform(-1e-5, 1e-5, 3), IDENTITY)
+        assert sampled.damping_credit(damping, before, rng.uniform(-1e-5, 1e-5, 3), IDENTITY, 0.01) == 0.0
+    assert sampled.damping_credit(damping, Pose(np.zeros(3), IDENTITY), np.full(3, 0.1), IDENTITY, 0.0) == 0.0
+
+
+def test_the_credit_is_what_a_steady_motion_takes():
+    moved, damping = np.array([0.002, 0.0, 0.0]), np.array([100.0] + [0.0] * 5)
+    credit_j = sampled.damping_credit(damping, Pose(np.zeros(3), IDENTITY), moved, IDENTITY, 0.01)
+    assert credit_j == pytest.approx(sampled.CREDITED * 100.0 * 0.2**2 * 0.01, rel=0.03)

@@ -31,6 +31,9 @@ IDLE_S = 0.1  # between two calls of ``idle`` while time is held
 class Server(ABC):
     """A twin with sockets in front of it. Subclasses ``listen`` in their constructor, and say what a tick is."""
 
+    idle_s = IDLE_S
+    behind_s = BEHIND_S
+
     def __init__(self, twin: Twin, host: str, period_s: float, lockstep: bool = False) -> None:
         """Raises OSError, naming address and port, where the door's port is taken."""
         self.twin, self.host, self.period_s, self.lockstep = twin, host, period_s, lockstep
@@ -42,7 +45,7 @@ class Server(ABC):
         self._holder: socket.socket | None = None  # who holds time
         self._granted = 0
         self._owed: socket.socket | None = None  # who waits for ticks to pass
-        self._faults: Mapping[str, Callable[..., None]] = {}
+        self._faults: Mapping[str, Callable[..., object]] = {}
         try:
             self.listen(door.PORT, self._open_door)
         except OSError:
@@ -67,7 +70,7 @@ class Server(ABC):
     def idle(self) -> None:  # noqa: B027 - most protocols need nothing
         """Called now and then while time is held: keep connections alive without letting time pass."""
 
-    def faults(self) -> Mapping[str, Callable[..., None]]:
+    def faults(self) -> Mapping[str, Callable[..., object]]:
         """What ``Door.cause`` can make go wrong: name -> what does it; its keywords come from the client."""
         return {}
 
@@ -94,6 +97,14 @@ class Server(ABC):
             on_accept(connection)
 
         self.watch(listener, accept)
+
+    def datagrams(self) -> socket.socket:
+        """A UDP socket at the twin's address, closed by ``drop`` or at the end."""
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._sockets.append(udp)
+        udp.setblocking(False)
+        udp.bind((self.host, 0))
+        return udp
 
     def watch(self, connection: socket.socket, on_readable: Callable[[], None]) -> None:
         """Call ``on_readable`` whenever there is something to read; it must not wait."""
@@ -142,21 +153,22 @@ class Server(ABC):
                     owed, self._owed = self._owed, None
                     self._say(owed, {"t_s": self.t_s})
                 else:
-                    if now_s > idled_s + IDLE_S:
+                    if now_s > idled_s + self.idle_s:
                         idled_s = now_s
                         self.idle()
-                    self.serve_sockets(IDLE_S / 4)
+                    self.serve_sockets(self.idle_s / 4)
                 continue
-            if deadline_s < now_s - BEHIND_S:
-                deadline_s = now_s
             if now_s < deadline_s or (self.lockstep and not self.answered()):
+                if now_s >= deadline_s and now_s > idled_s + self.idle_s:  # the client thinks
+                    idled_s = now_s
+                    self.idle()
                 self.serve_sockets(deadline_s - now_s if now_s < deadline_s else IDLE_S)
                 continue
             self.late += now_s > deadline_s + 0.5 * self.period_s
             self.serve_sockets(0.0)
             if self._holder is None:  # nobody came just now to hold it
                 self._advance()
-                deadline_s += self.period_s
+                deadline_s = max(deadline_s, now_s - self.behind_s) + self.period_s
 
     def _advance(self) -> None:
         self._granted = max(self._granted - 1, 0)
