@@ -29,7 +29,7 @@ from controllers.guarded_arm import GuardedArm
 from controllers.ros import RosContext
 from controllers.targets import Gate
 from robot_rl.config import check, number
-from robot_rl.types import ArmCommand, Pose
+from robot_rl.types import ArmCommand, Bounds, Pose
 
 Array = NDArray[np.float64]
 OK, BAD = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -56,6 +56,7 @@ class About:
     arm: str
     task: str
     lockstep: bool
+    bounds: Bounds  # the task's; what guards the arm may be tighter
     props: Callable[[], dict[str, Array]] = dict  # name -> (7,) m, xyzw; of the scene, where something measures them
     home: Pose | None = None  # None: where it was when it was configured
 
@@ -114,7 +115,7 @@ class ArmNode(LifecycleNode):
         config = self._config
         rates_hz = (config.rate_hz,) * 2 if about.lockstep else (config.state_hz, config.status_hz)
         self._outputs.begin(names, *(round(config.rate_hz / hz) for hz in rates_hz))
-        arm_parameters.declare_facts(self, about.arm, about.task, loop, names)
+        arm_parameters.declare_facts(self, about, loop, names)
         arm_parameters.declare_live(self, loop)
         arm_parameters.apply_overrides(self, loop)
         self._timing = loop.config

@@ -47,11 +47,11 @@ def declare_fact(node: Any, name: str, value: Any, doc: str) -> None:
     node.declare_parameter(name, value, ParameterDescriptor(description=doc, read_only=True), ignore_override=True)
 
 
-def declare_facts(node: Any, arm: str, task: str, loop: ControlLoop, names: Names) -> None:
-    """What a client needs to know before it commands this arm."""
-    limits, bounds = loop.arm.limits, loop.arm.bounds
-    declare_fact(node, "arm.name", arm, "which arm")
-    declare_fact(node, "arm.task", task, "whose bounds guard it")
+def declare_facts(node: Any, about: Any, loop: ControlLoop, names: Names) -> None:
+    """What a client needs to know before it commands this arm; ``about``: an ``arm_node.About``."""
+    limits = loop.arm.limits
+    declare_fact(node, "arm.name", about.arm, "which arm")
+    declare_fact(node, "arm.task", about.task, "whose bounds guard it")
     declare_fact(node, "arm.lockstep", loop.lockstep, "time passes on 'step' only")
     declare_fact(node, "arm.twin", loop.twin, "a simulation, which can be put into a state")
     declare_fact(node, "arm.rate_hz", 1.0 / loop.period_s, "Hz of the control loop")
@@ -59,7 +59,7 @@ def declare_facts(node: Any, arm: str, task: str, loop: ControlLoop, names: Name
     declare_fact(node, "arm.base_frame", names.base, "frame of targets and state")
     declare_fact(node, "arm.tcp_frame", names.tcp, "the frame that is commanded")
     declare_fact(node, "arm.default_stiffness", loop.arm.default_stiffness, "N/m, Nm/rad")
-    declare_fact(node, "arm.bounds", _bounds_row(bounds), "the task's Bounds, field by field")
+    declare_fact(node, "arm.bounds", _bounds_row(about.bounds), "the task's Bounds, field by field")
     for name in _LIMIT_FIELDS:
         declare_fact(node, f"arm.limits.{name}", getattr(limits, name), "of the arm")
     rest = [limits.speed_max_mps, limits.speed_max_radps, limits.gripper_width_m, limits.gripper_force_n]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from robot_rl.types import Pose
 
 PORT = 31415
+ASIDE_M = np.array([0.0, 5.0, 0.0])
 
 
 class Door:
@@ -34,6 +35,7 @@ class Door:
             ) from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._lines = self._socket.makefile("rb")
+        self._pending: dict[str, Pose] = {}
         self._where = f"{host}:{port}"
 
     def ask(self, do: str, **what: Any) -> dict[str, Any]:
@@ -66,13 +68,22 @@ class Door:
         """Put fixtures and free props somewhere, at rest; the arm stays."""
         self.ask("props", props={name: [*pose.pos_m, *pose.quat_xyzw] for name, pose in props.items()})
 
+    def set_aside(self, props: Mapping[str, Pose]) -> None:
+        """Move props out of the way of an arm that is about to go where an episode begins, so that it does not drag its
+        tool out of the last one's; the next ``props`` puts them in their places."""
+        self._pending = dict(props)
+        self.place_props({name: Pose(pose.pos_m + ASIDE_M, pose.quat_xyzw) for name, pose in props.items()})
+
     def truth(self) -> dict[str, Any]:
         """What no sensor says: ``t_s``, ``q_rad`` (dof,), ``tcp`` (7,) m, xyzw, ``wrench`` (6,) at the tcp, ``props``
         name -> (7,), and the ``gripper``."""
         return self.ask("truth")
 
     def props(self) -> dict[str, NDArray[np.float64]]:
-        """``prop/<name>``: pose (7,) m, xyzw."""
+        """``prop/<name>``: pose (7,) m, xyzw; of those that were set aside, once they are in their places."""
+        if self._pending:
+            self.place_props(self._pending)
+            self._pending = {}
         return {f"prop/{name}": np.array(pose) for name, pose in self.truth()["props"].items()}
 
     def cause(self, fault: str, **how: Any) -> None:

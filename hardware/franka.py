@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 
 from controllers.arms import LIMITS
 from controllers.door import Door
+from controllers.payload import payload_of
 from hardware._clock import TwinClock, WallClock
 from hardware._franka import Session
 from hardware._franka_hand import Hand
 from robot_rl.config import check, choice, number
 from robot_rl.find import nearest
 from robot_rl.geometry import quat_normalize
-from robot_rl.types import ArmCommand, ArmState, Bounds, Pose, Scene, Start
+from robot_rl.types import ArmCommand, ArmState, Bounds, Scene, Start
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -41,7 +42,6 @@ CONTROL_HZ = 100.0
 """Rate of guard and filter for this arm: that of its targets."""
 PERIOD_S = 0.001  # of FCI
 ARMS = ("fr3", "panda")
-ASIDE_M = np.array([-2.0, 0.0, 0.0])  # where a twin's props are while the arm moves to the next start
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Config:
     ee_quat_xyzw: tuple[float, ...] = number((0.0, 0.0, -0.3826834323650898, 0.9238795325112867), -1.0, 1.0)
     load_kg: float = number(0.0, 0.0, 5.0, "kg besides the hand, which Desk knows")
     load_com_m: tuple[float, ...] = number((0.0, 0.0, 0.0), -0.5, 0.5, "m, its centre of mass from the flange")
+    ft: tuple[float, ...] = number((), -1e4, 1e4, "what `calibrate payload` found: taken off the measured wrench")
     load_inertia_kgm2: tuple[float, ...] = number((0.0, 0.0, 0.0), 0.0, 1.0, "kg m^2 about it, diagonal")
     collision_torque_nm: tuple[float, ...] = number((60.0, 60.0, 60.0, 60.0, 30.0, 30.0, 30.0), 1.0, 100.0, "Nm")
     collision_force_n: float = number(120.0, 5.0, 200.0, "N per axis above which the arm stops by reflex")
@@ -86,6 +87,8 @@ class Config:
         for name, length in lengths.items():
             if len(getattr(self, name)) != length:
                 raise ValueError(f"{name} = {getattr(self, name)}: give {length} numbers")
+        if len(self.ft) not in (0, 10):
+            raise ValueError(f"ft = {self.ft}: give mass, centre of mass, force bias and torque bias, 10 numbers")
         if abs(np.linalg.norm(self.ee_quat_xyzw) - 1.0) > 1e-3:
             raise ValueError(f"ee_quat_xyzw = {self.ee_quat_xyzw}: give a unit quaternion")
 
@@ -113,12 +116,13 @@ class FrankaArm:
         self._lock = threading.RLock()  # of everything below
         self._fault, self._closed, self._held = "", False, True
         self._stiffness = self.default_stiffness.copy()
+        self._carried = payload_of(config.ft) if config.ft else None
         self._still = 0.0 if scene.locked_gripper is None else scene.locked_gripper
         self._moves_gripper = scene.locked_gripper is None
-        self._pending: dict[str, Pose] = {}
         self._props = bool(scene.props)
         self._waited_s = 0.0
         self._door: Door | None = None
+        self._shown: dict[str, Array] = {}
         self._hand: Hand | None = None
         self._session: Session | None = None
         self._clock: WallClock | TwinClock = WallClock()
@@ -179,11 +183,13 @@ class FrankaArm:
         pose, dq = seen.O_T_EE, seen.dq
         estimate = seen.O_dP_EE_est  # J dq of that tick, by the arm's own model; there is none without a motion
         twist = np.zeros(6) if estimate is None else np.concatenate([estimate.linear, estimate.angular])
+        quat_xyzw = quat_normalize(pose.quaternion)
+        # libfranka counts what the arm exerts on its surroundings as positive (robot_state.h, O_F_ext_hat_K).
+        wrench = -seen.O_F_ext_hat_K - (0.0 if self._carried is None else self._carried.wrench(quat_xyzw))
         return ArmState(
             t_s=seen.time.to_sec(), q_rad=seen.q, dq_radps=dq, tau_nm=seen.tau_J_d,
-            tcp_pos_m=pose.translation, tcp_quat_xyzw=quat_normalize(pose.quaternion), tcp_twist=twist,
-            # libfranka counts what the arm exerts on its surroundings as positive (robot_state.h, O_F_ext_hat_K).
-            tcp_wrench=-seen.O_F_ext_hat_K, gripper=self._still if self._hand is None else self._hand.reading,
+            tcp_pos_m=pose.translation, tcp_quat_xyzw=quat_xyzw, tcp_twist=twist, tcp_wrench=wrench,
+            gripper=self._still if self._hand is None else self._hand.reading,
         )  # fmt: skip
 
     def _look(self) -> None:
@@ -216,26 +222,20 @@ class FrankaArm:
         return self._fault
 
     def readings(self) -> dict[str, Array]:
-        """``prop/<name>`` (7,) m, xyzw of a twin; a real arm sees none. The first look after ``prepare`` puts the
-        props in their places."""
-        if self._door is None or not self._props:
-            return {}
-        try:
-            if self._pending:
-                self._door.place_props(self._pending)
-                self._pending = {}
-            return self._door.props()
-        except ConnectionError:
-            self._lose()
-            return {}
+        """``prop/<name>`` (7,) m, xyzw of a twin, the last ones where it is lost; a real arm sees none."""
+        if self._door is not None and self._props:
+            try:
+                self._shown = self._door.props()
+            except ConnectionError:
+                self._lose()
+        return self._shown
 
     def prepare(self, start: Start) -> None:
         """An episode is about to begin. A twin's props are set aside, so that the arm does not have to drag its tool
         out of the last one's, and put where ``start`` wants them once the arm is there (``readings``)."""
         if self._door is None or not self._props:
             return
-        self._pending = dict(start.props)
-        self._door.place_props({name: Pose(pose.pos_m + ASIDE_M, pose.quat_xyzw) for name, pose in start.props.items()})
+        self._door.set_aside(start.props)
 
     # ----------------------------------------------------------------------------------------------------- the commands
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from robot_rl import build
 from robot_rl.find import find
 from robot_rl.geometry import quat_multiply, quat_normalize, rotation_between, rotvec_to_quat
-from robot_rl.rig import Rig, settings, tighten
+from robot_rl.lab import tighten
+from robot_rl.rig import Rig, settings
 from robot_rl.types import ArmCommand, ArmState, Bounds, Pose
 
 Array = NDArray[np.float64]

@@ -11,7 +11,8 @@ import gymnasium
 
 from robot_rl.config import override
 from robot_rl.find import find, nearest
-from robot_rl.types import ArmState, Start, Task
+from robot_rl.lab import tighten
+from robot_rl.types import ArmState, Bounds, Start, Task
 
 WORLDS = {"sim": "sim", "ros": "hardware.ros", "crisp": "hardware.crisp", "hardware": "hardware"}
 """World name -> folder of its arms, or the one module through which that world has any arm."""
@@ -20,7 +21,7 @@ DRIVERS = {"panda": "hardware.franka", "fr3": "hardware.franka", "ur5e": "hardwa
 REMOTE = frozenset({"ros"})
 """Worlds whose arms are guarded where they are: guard and energy are settings of the node there."""
 MOVE_S = 30.0  # longest way of a real arm to an episode's start
-SAFETY = {"guard": "controllers.guard", "energy": "controllers.filters.ledger"}
+SAFETY = {"guard": "controllers.guard", "energy": "controllers.filters.ledger", "lab": "robot_rl.lab"}
 """Section of settings -> module of its Config."""
 
 
@@ -76,7 +77,14 @@ def make_configs(
             configs[section] = override(module.Config(), changes[section])
         except ValueError as error:
             raise ValueError(f"{section}: {error}") from None
+    if not changes.get("lab"):  # a lab that says nothing is nobody's choice, and need not be written down
+        configs.pop("lab", None)
     return configs
+
+
+def bounds_of(built: Task, configs: Mapping[str, Any]) -> Bounds:
+    """What guards the arm: the task's bounds, tightened to the lab's. Raises ValueError where they do not meet."""
+    return tighten(built.bounds, configs["lab"]) if "lab" in configs else built.bounds
 
 
 def make_env(
@@ -98,7 +106,7 @@ def make_env(
     if world in REMOTE:
         env = ArmEnv(built, made, made.readings, made.reset, None, render_mode, made.narrate)
         return GoalView(env) if goal else env
-    guarded = guarded_arm.GuardedArm(made, built.bounds, configs["guard"], configs["energy"])
+    guarded = guarded_arm.GuardedArm(made, bounds_of(built, configs), configs["guard"], configs["energy"])
 
     def readings() -> dict[str, Any]:
         return made.readings() | guarded.readings()

@@ -54,8 +54,10 @@ class Record:
     seed: int = 0
     keep_failures: bool = False
     """keep demonstrations that failed, too"""
+    rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """facts of the lab, such as rig.toml: the arm's address, the lab's bounds"""
     set: Settings = ()
-    """settings of task, arm, guard and energy, such as task.max_steps=80"""
+    """settings of task, arm, guard, energy and lab, such as task.max_steps=80"""
 
     def execute(self) -> int:
         from robot_rl.commands import record_demonstrations
@@ -105,8 +107,10 @@ class Train:
     """demonstrations to learn from"""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """go on with this run folder; only --steps may be given besides"""
+    rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """facts of the lab, such as rig.toml: the arm's address, the lab's bounds"""
     set: Settings = ()
-    """settings of agent, task, arm, guard, energy and train, such as agent.utd_ratio=8 train.eval_every=2000"""
+    """settings of agent, task, arm, guard, energy, lab and train, such as agent.utd_ratio=8 train.eval_every=2000"""
 
     def execute(self) -> int:
         from robot_rl.commands import train
@@ -126,13 +130,15 @@ class Eval:
     checkpoint: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the newest)")] = None
     """a folder in DIR/checkpoints"""
     world: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the run's)")] = None
-    """another world than it was trained in: sim, or ros for an arm behind its ROS 2 node"""
+    """another world than it was trained in: sim, ros for an arm behind its ROS 2 node, hardware for our own driver"""
+    rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """facts of the lab, such as rig.toml: the arm's address, the lab's bounds"""
     sample: bool = False
     """draw actions as in training, instead of taking the most likely ones"""
     json: bool = False
     """print one JSON object"""
     set: Settings = ()
-    """settings of task, arm, guard and energy to change for the evaluation, such as energy.enforce=false"""
+    """settings of task, arm, guard, energy and lab to change for the evaluation, such as energy.enforce=false"""
 
     def execute(self) -> int:
         from robot_rl.commands import evaluate

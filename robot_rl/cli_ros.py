@@ -42,8 +42,10 @@ class NodeArm:
     """time passes only when a client asks for it; twins only"""
     rate: Annotated[float | None, arg(metavar="HZ", help_behavior_hint="(default: 500)")] = None
     """of the control loop"""
+    rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """facts of the lab, such as rig.toml: the arm's address, the lab's bounds"""
     set: Settings = ()
-    """settings of task, arm, guard, energy, node and watchdog, such as watchdog.float_s=2.0"""
+    """settings of task, arm, guard, energy, lab, node and watchdog, such as watchdog.float_s=2.0"""
 
     def execute(self) -> int:
         from robot_rl.ros_commands import node_arm

@@ -56,6 +56,7 @@ def _refuse_besides_resume(command: cli.Train) -> None:
 
 
 def _choose(command: cli.Train) -> Run:
+    from robot_rl import rig
     from robot_rl.run import GYM, TrainConfig, choose
 
     if (command.task is None) == (command.gym is None):
@@ -65,12 +66,13 @@ def _choose(command: cli.Train) -> Run:
         train = dataclasses.replace(train, steps=command.steps)
     task, arm, world = (command.gym, "", GYM) if command.gym else (command.task or "", command.arm, command.world)
     demos = str(command.demos) if command.demos else None
-    return choose(task, arm, world, command.agent, train, sum(command.set, ()), demos)
+    settings = rig.words(command.rig, arm, world, sum(command.set, ()))
+    return choose(task, arm, world, command.agent, train, settings, demos)
 
 
 def record_demonstrations(command: cli.Record) -> int:
     """``robot-rl demo record``."""
-    from robot_rl import build
+    from robot_rl import build, rig
     from robot_rl.demo import demonstrator_of, record
     from robot_rl.interrupt import StopSignals
     from robot_rl.log import Progress
@@ -78,7 +80,7 @@ def record_demonstrations(command: cli.Record) -> int:
 
     if command.episodes < 1:
         raise ValueError(f"--episodes {command.episodes}: give at least 1")
-    settings = sum(command.set, ())
+    settings = rig.words(command.rig, command.arm, command.world, sum(command.set, ()))
     made = build.make_configs(command.task, command.arm, command.world, settings)
     configs = {section: dataclasses.asdict(config) for section, config in made.items()}
     env = build.make_env(command.task, command.arm, command.world, settings)
@@ -126,13 +128,14 @@ def evaluate(command: cli.Eval) -> int:
     from robot_rl import evaluate as evaluation
     from robot_rl.energy import describe
     from robot_rl.log import Progress, percent
-    from robot_rl.run import load_agent
+    from robot_rl.rig import words
+    from robot_rl.run import load, load_agent
 
     if command.episodes < 1:
         raise ValueError(f"--episodes {command.episodes}: give at least 1")
-    run, env, encoder, agent = load_agent(
-        command.dir, command.checkpoint, settings=sum(command.set, ()), world=command.world
-    )
+    chosen = load(command.dir)
+    settings = words(command.rig, chosen.arm, command.world or chosen.world, sum(command.set, ()))
+    run, env, encoder, agent = load_agent(command.dir, command.checkpoint, settings=settings, world=command.world)
     seed = run.seed if command.seed is None else command.seed
     try:
         with Progress(f"evaluating {run.task} {run.agent}", command.episodes) as progress:

@@ -23,13 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from robot_rl import build
 from robot_rl.config import check, choice, number, restore
 from robot_rl.find import find, names, nearest
+from robot_rl.lab import Config as LabBounds
 from robot_rl.rig_file import line_of, word
-from robot_rl.types import Bounds
 
 C = TypeVar("C")
 INF = math.inf
@@ -42,28 +40,6 @@ class ArmFacts:
     world: str = "hardware"
     settings: Mapping[str, Any] = field(default_factory=dict)
     """fields of the driver's Config, such as its address, with the types that Config has"""
-
-
-@dataclass(frozen=True)
-class LabBounds:
-    """What a lab allows any task. ``inf`` is no bound, which all of them are unless given."""
-
-    box_lower_m: tuple[float, float, float] = (-INF, -INF, -INF)
-    box_upper_m: tuple[float, float, float] = (INF, INF, INF)
-    box_rot_rad: tuple[float, float, float] = number(
-        (INF, INF, INF), 0.0, INF, "rad from the centre of the task's rotation box, per axis"
-    )
-    speed_mps: float = number(INF, 0.0, INF)
-    speed_radps: float = number(INF, 0.0, INF)
-    force_n: float = number(INF, 0.0, INF, "spring force a target may ask for")
-    torque_nm: float = number(INF, 0.0, INF, "spring moment a target may ask for")
-    trip_force_n: float = number(INF, 0.0, INF, "measured force above which the arm trips into a hold")
-    energy_j: float = number(INF, 1e-6, INF, "that an episode may spend")
-
-    def __post_init__(self) -> None:
-        check(self)
-        if not all(low <= high for low, high in zip(self.box_lower_m, self.box_upper_m, strict=True)):
-            raise ValueError(f"box_lower_m = {self.box_lower_m} is above box_upper_m = {self.box_upper_m}: swap them")
 
 
 @dataclass(frozen=True)
@@ -148,7 +124,7 @@ class Device:
 @dataclass(frozen=True)
 class Rig:
     arm: ArmFacts | None = None
-    bounds: LabBounds = LabBounds()
+    bounds: LabBounds = field(default_factory=LabBounds)
     board: BoardFacts = BoardFacts()
     cameras: Mapping[str, Device] = field(default_factory=dict)
     teleop: Device | None = None
@@ -179,28 +155,25 @@ def settings(rig: Rig, arm: str, world: str) -> tuple[str, ...]:
     settings of ``--set`` behind them."""
     if rig.arm is None or (rig.arm.name, rig.arm.world) != (arm, world):
         return ()
+    fence = {name: value for name, value in vars(rig.bounds).items() if value != getattr(LabBounds, name, None)}
     said = dict(rig.arm.settings)
     takes = {part.name for part in dataclasses.fields(build.find_arm(world, arm).Config)}
     if rig.ft is not None and "ft" in takes:  # ten numbers: controllers.payload.payload_of
         said.setdefault("ft", (rig.ft.mass_kg, *rig.ft.com_m, *rig.ft.force_bias_n, *rig.ft.torque_bias_nm))
-    return tuple(f"arm.{name}={word(value)}" for name, value in said.items())
+    lab = () if world in build.REMOTE else tuple(f"lab.{name}={word(value)}" for name, value in fence.items())
+    return (*(f"arm.{name}={word(value)}" for name, value in said.items()), *lab)
 
 
-def tighten(bounds: Bounds, lab: LabBounds) -> Bounds:
-    """The bounds that both the task and the lab allow; raises ValueError where their boxes do not meet."""
-    lower = tuple(np.maximum(bounds.box_lower_m, lab.box_lower_m).tolist())
-    upper = tuple(np.minimum(bounds.box_upper_m, lab.box_upper_m).tolist())
-    for i, axis in enumerate("xyz"):
-        if lower[i] > upper[i]:
-            raise ValueError(
-                f"[bounds] of the rig and the task do not meet along {axis}: the lab allows "
-                f"{lab.box_lower_m[i]:g} to {lab.box_upper_m[i]:g} m, the task {bounds.box_lower_m[i]:g} to "
-                f"{bounds.box_upper_m[i]:g} m; widen the lab's box, or move the task into it"
-            )
-    scalars = ("speed_mps", "speed_radps", "force_n", "torque_nm", "trip_force_n", "energy_j")
-    least = {name: min(getattr(bounds, name), getattr(lab, name)) for name in scalars}
-    rot = tuple(np.minimum(bounds.box_rot_rad, lab.box_rot_rad).tolist())
-    return dataclasses.replace(bounds, box_lower_m=lower, box_upper_m=upper, box_rot_rad=rot, **least)
+def words(path: Path | None, arm: str, world: str, more: Sequence[str] = ()) -> tuple[str, ...]:
+    """The settings of the rig at ``path`` (None: there is none), then ``more``, which win. Raises as ``load`` does, and
+    ValueError for a rig of another arm."""
+    rig = load(path)
+    if rig.arm is not None and (rig.arm.name, rig.arm.world) != (arm, world):
+        raise ValueError(
+            f"{path} is about {rig.arm.name} in world {rig.arm.world}, not {arm} in {world}: "
+            f"give --arm {rig.arm.name} --world {rig.arm.world}"
+        )
+    return (*settings(rig, arm, world), *more)
 
 
 class _Reader:

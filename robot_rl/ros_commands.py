@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 def node_arm(command: cli_ros.NodeArm) -> int:
     """``robot-rl node arm``."""
-    from robot_rl import ros_nodes
+    from robot_rl import rig, ros_nodes
     from robot_rl.cli_ros import ROS_ARGS
 
-    settings = list(sum(command.set, ()))
+    settings = list(rig.words(command.rig, command.arm, command.world, sum(command.set, ())))
     if command.rate is not None:
         settings.append(f"node.rate_hz={command.rate}")
     return ros_nodes.arm(

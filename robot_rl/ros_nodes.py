@@ -35,6 +35,7 @@ def arm(
         settings = (f"node.rate_hz={own_hz}", f"node.state_hz={own_hz}", *settings)
     configs = build.make_configs(task, arm, world, settings, NODE_SECTIONS)
     built = find("tasks", task).make(configs["task"])
+    bounds = build.bounds_of(built, configs)
     made: list[Any] = []
     guarded_arm = importlib.import_module("controllers.guarded_arm")
     if lockstep and world != "sim":
@@ -42,7 +43,7 @@ def arm(
 
     def make_arm() -> Any:
         made[:] = [build.make_arm(task, arm, world, configs, built)]
-        guarded = guarded_arm.GuardedArm(made[0], built.bounds, configs["guard"], configs["energy"])
+        guarded = guarded_arm.GuardedArm(made[0], bounds, configs["guard"], configs["energy"])
         if world == "sim":
             guarded.wait(1.0 / configs["guard"].control_hz)  # compiles, where that was not done before
             guarded.place(built.reset(np.random.default_rng(0)))  # inside the task's bounds, with its objects about
@@ -58,7 +59,7 @@ def arm(
             "give the node another --namespace"
         )
     arm_node = importlib.import_module("controllers.arm_node")
-    about = arm_node.About(arm, task, lockstep, props)
+    about = arm_node.About(arm, task, lockstep, built.bounds, props)
     with ros.RosContext(ros_args) as context:
         node = arm_node.ArmNode(
             make_arm, about, configs["node"], configs["watchdog"], context=context.context, namespace=namespace or arm

@@ -321,7 +321,7 @@ def test_configure_fails_in_words_and_works_at_the_second_try(ros_domain):
         node = ros.add(
             ArmNode(
                 make_arm,
-                About("mock", "none", False),
+                About("mock", "none", False, BOUNDS),
                 NodeConfig(rate_hz=100.0, state_hz=100.0),
                 timing,
                 context=ros.context,

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robot_rl import build, rig
+from robot_rl import lab as lab_bounds
 from robot_rl.config import override
+from robot_rl.lab import tighten
 from robot_rl.rig_file import line_of, put_table, word
 from robot_rl.types import Bounds
 
@@ -56,7 +58,7 @@ FORCES = st.builds(
     rig.ForceTorque, mass_kg=numbers(-9.0, 9.0), com_m=triples(-1.0, 1.0), force_bias_n=triples(), date=TEXT
 )
 LABS = st.builds(
-    rig.LabBounds, box_lower_m=triples(-2.0, 0.0), box_upper_m=triples(0.0, 2.0),
+    lab_bounds.Config, box_lower_m=triples(-2.0, 0.0), box_upper_m=triples(0.0, 2.0),
     speed_mps=st.one_of(numbers(0.0), st.just(math.inf)), box_rot_rad=triples(0.0, 4.0), energy_j=numbers(0.1, 9.0),
 )  # fmt: skip
 BOARDS = st.builds(
@@ -192,7 +194,7 @@ def test_lines_are_found() -> None:
 def test_the_example_is_a_rig() -> None:
     found = rig.load(Path(__file__).parents[1] / "rig.example.toml")
     assert found.arm.name == "ur5e" and found.calibrations["front"].parent == "base"
-    assert rig.tighten(BOUNDS, found.bounds).trip_force_n == 100.0
+    assert tighten(BOUNDS, found.bounds).trip_force_n == 100.0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,21 +253,44 @@ def test_bounds_are_only_ever_tightened(lab) -> None:
     )
     if (both_low > both_high).any():
         with pytest.raises(ValueError, match="do not meet along"):
-            rig.tighten(BOUNDS, lab)
+            tighten(BOUNDS, lab)
         return
-    tight = rig.tighten(BOUNDS, lab)
+    tight = tighten(BOUNDS, lab)
     assert tight.box_lower_m == tuple(both_low) and tight.box_upper_m == tuple(both_high)
     for name in ("speed_mps", "speed_radps", "force_n", "torque_nm", "trip_force_n", "energy_j"):
         assert getattr(tight, name) == min(getattr(BOUNDS, name), getattr(lab, name))
     assert (np.array(tight.box_rot_rad) <= BOUNDS.box_rot_rad).all()
-    assert tight.box_quat_xyzw == BOUNDS.box_quat_xyzw and rig.tighten(tight, lab) == tight
+    assert tight.box_quat_xyzw == BOUNDS.box_quat_xyzw and tighten(tight, lab) == tight
 
 
 def test_a_lab_without_bounds_changes_nothing() -> None:
-    assert rig.tighten(BOUNDS, rig.Rig().bounds) == BOUNDS
+    assert tighten(BOUNDS, rig.Rig().bounds) == BOUNDS
 
 
 def test_toml_reads_what_is_written_for_odd_texts(path) -> None:
     odd = 'a"b\\c\nd\te\x7f\x00 \u2028 😀 [x] # y'
     put_table(path, ("ft",), rig.ForceTorque(date=odd))
     assert tomllib.loads(path.read_bytes().decode())["ft"]["date"] == odd
+
+
+def test_a_rig_reaches_the_guard_and_the_run_remembers(tmp_path) -> None:
+    """Its bounds become settings, so that they are in run.json and hold again without the file."""
+    path = tmp_path / "rig.toml"
+    path.write_text(
+        '[arm]\nname = "fr3"\nworld = "sim"\nclip_rad = 0.2\n[bounds]\nspeed_mps = 0.1\nbox_upper_m = [0.6, 0.1, 0.4]\n'
+    )
+    words = rig.words(path, "fr3", "sim", ("lab.speed_mps=0.05",))
+    env = build.make_env("reach", "fr3", settings=words)
+    plain = build.make_env("reach", "fr3")
+    try:
+        tight, task = env.unwrapped.arm.bounds, plain.unwrapped.arm.bounds
+        assert tight.speed_mps == 0.05 and tight.box_upper_m == tuple(np.minimum(task.box_upper_m, (0.6, 0.1, 0.4)))
+        assert tight.force_n == task.force_n and env.unwrapped.task.bounds == task
+    finally:
+        env.close()
+        plain.close()
+    with pytest.raises(ValueError, match=r"about fr3 in world sim, not panda in hardware: give --arm fr3 --world sim"):
+        rig.words(path, "panda", "hardware")
+    assert rig.words(None, "panda", "sim", ("a.b=1",)) == ("a.b=1",)
+    with pytest.raises(ValueError, match="do not meet along z"):
+        build.make_env("reach", "fr3", settings=["lab.box_upper_m=1,1,-1", "lab.box_lower_m=0,0,-2"])

@@ -238,6 +238,15 @@ class Server(BaseServer):
         self.machine.protective_stop(cause)
         self.rtde.say(f"protective stop: {cause}")
 
+    def _place(self, tcp: list[float], gripper: float, props: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole world, with the drives at rest in it. Raises ValueError while a client controls the arm."""
+        if self.rtde.clients:
+            raise ValueError("a client is connected: it would see the arm jump")
+        said = super()._place(tcp, gripper, props)
+        self.arm.motion, self.arm.state = None, self.twin.read()
+        self.arm.target.rest_at(self.arm.state.q_rad)
+        return said
+
     # ---------------------------------------------------------------------------------------------------------- faults
 
     def faults(self) -> Mapping[str, Callable[..., object]]:
