@@ -215,7 +215,8 @@ class ArmNode(LifecycleNode):
         if self._estopped:
             raise ValueError("the emergency stop is pressed: release it first (estop with data: false)")
         fault = loop.arm.fault
-        loop.ask(loop.arm.clear_fault)
+        # Some arms take long. Nobody waits here for them: an emergency stop has to be heard meanwhile.
+        loop.ask(loop.arm.clear_fault, silent="the arm is still recovering; safety_state tells when it is cleared")
         self._republish()
         return f"cleared: {fault}" if fault else "there was no fault"
 

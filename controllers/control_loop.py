@@ -136,9 +136,9 @@ class ControlLoop:
     def target_age_s(self) -> float | None:
         return None if self._targeted_s is None else self.now_s() - self._targeted_s
 
-    def ask(self, function: Callable[[], T], within_s: float = 2.0) -> T:
+    def ask(self, function: Callable[[], T], within_s: float = 2.0, silent: str = "its arm's driver hangs") -> T:
         """Run ``function`` between two ticks and return, or raise, what it does. Raises RuntimeError where the loop
-        does not run, or hangs; then the function is run once it goes on."""
+        does not run, or does not answer, with what its silence means; then the function is run once it goes on."""
         if self.lockstep or self._thread is None or self._thread is threading.current_thread():
             return function()
         future: Future[T] = Future()
@@ -148,7 +148,7 @@ class ControlLoop:
             if not self._running.is_set() or self.error:
                 raise RuntimeError(f"the control loop does not run: {self.error or 'it was stopped'}")
             if time.monotonic() > end_s:
-                raise RuntimeError(f"the control loop does not answer within {within_s:g} s: its arm's driver hangs")
+                raise RuntimeError(f"the control loop does not answer within {within_s:g} s: {silent}")
         return future.result()
 
     def estop(self) -> None:

@@ -30,8 +30,8 @@ class Door:
             self._socket = socket.create_connection((host, port), timeout_s)
         except OSError as error:
             raise ConnectionError(
-                f"no twin behind {host}:{port} ({error.strerror or error}): start one with robot-rl twin serve, or "
-                "leave arm.twin empty for a real arm"
+                f"no twin behind {host}:{port} ({error.strerror or error}): start one with robot-rl twin serve "
+                "--protocol fci or rtde, or leave arm.twin empty for a real arm"
             ) from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._lines = self._socket.makefile("rb")
@@ -47,7 +47,10 @@ class Door:
             raise ConnectionError(f"the twin behind {self._where} does not answer: {error}") from error
         if not line:
             raise ConnectionError(f"the twin behind {self._where} has closed its door: it was stopped, or it died")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise ConnectionError(f"what answers at {self._where} is no twin: is the address right?") from None
         if "error" in answer:
             raise ValueError(f"twin: {answer['error']}")
         return answer

@@ -127,9 +127,13 @@ class GuardedArm:
 
     @property
     def fault(self) -> str:
-        """Why the guard holds the arm, or an empty string; behind "arm stopped: " it is the arm's own words."""
+        """Why the guard holds the arm, or an empty string; behind "arm stopped: " it is the arm's own words, which the
+        next ``wait`` latches."""
         code = self._memory.fault[0]
-        return f"{FAULTS[code]}: {self._stopped_by}" if code == ARM_STOPPED else FAULTS[code]
+        said = self._stopped_by if code == ARM_STOPPED else ""
+        if code == NO_FAULT and self._stopping is not None:
+            said = self._stopping.fault
+        return f"{FAULTS[ARM_STOPPED]}: {said}" if said else FAULTS[code]
 
     @property
     def clips(self) -> dict[str, int]:
@@ -216,8 +220,11 @@ class GuardedArm:
         self._arm.command(ArmCommand(memory.pos_m.copy(), memory.quat_xyzw.copy(), float(memory.gripper[0]), stiffness))
 
     def _charge(self, state: ArmState) -> None:
-        """What springs gave and dampers took since the last charge; pauses between two waits leak as well."""
+        """What springs gave and dampers took since the last charge; pauses between two waits leak as well. A sample
+        that is not finite is none."""
         assert self._law is not None
+        if not np.isfinite(np.concatenate([[state.t_s], state.tcp_pos_m, state.tcp_quat_xyzw, state.tcp_twist])).all():
+            return  # nor may the next one be measured against it: a ledger that is no number limits nothing
         memory, pose = self._memory, (state.tcp_pos_m, state.tcp_quat_xyzw)
         since_s, seen = max(state.t_s - self._seen.t_s, 0.0), Pose(self._seen.tcp_pos_m, self._seen.tcp_quat_xyzw)
         damping = np.zeros(6) if self._damped is None else self._damped.damping_of(memory.stiffness)
@@ -307,6 +314,7 @@ class GuardedArm:
                 self._stopping.recover()
             except RuntimeError as error:
                 raise ValueError(str(error)) from None
+            self._stopped = True
         state = self._arm.read()
         if self.energy_state == "float":
             self._require_rest(state)

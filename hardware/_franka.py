@@ -160,7 +160,10 @@ class Session:
         )  # fmt: skip
         self.target(pos_m, quat_xyzw)
         self.stiffen(stiffness)
-        aside(self._begin)
+        try:
+            aside(self._begin)
+        except sdk.Exception as error:
+            raise RuntimeError(f"the arm does not begin: {fault_of(error)}") from error
         end_s = time.monotonic() + BEGIN_S
         while (state := self.look()) is None or state.robot_mode != sdk.RobotMode.Move:
             if not self.running:
@@ -241,10 +244,10 @@ class Session:
                 raise RuntimeError(f"the arm cannot go on ({why}): {first}; then clear the fault again")
             self.was = self._robot.state
             self._set_up()
-        except sdk.CommandException as error:
-            raise RuntimeError(f"the arm refuses to recover: {error}") from error
-        except sdk.NetworkException as error:
+        except (sdk.NetworkException, sdk.ProtocolException) as error:
             raise ConnectionError(f"the arm at {self._config.address} is silent: {error}") from error
+        except sdk.Exception as error:
+            raise RuntimeError(f"the arm refuses to recover: {error}") from error
 
     def drop(self) -> None:
         """Let the connection go. A vendor's thread that hangs on a dead line is left behind after ``BEGIN_S``."""

@@ -79,7 +79,7 @@ class Hand:
                 if going is not None and not going.wait(0.0):
                     self._gripper.stop()
                 going = self._tell((1.0 - self._told) * self._width_m, closing)
-            except self._sdk.Exception as error:
+            except (self._sdk.Exception, RuntimeError) as error:
                 self._said = f": {error}"
             self._sent.set()
 
@@ -94,7 +94,7 @@ class Hand:
         while not self._ended:
             try:
                 self.reading = self._share(self._gripper.state.width)
-            except self._sdk.Exception as error:
+            except (self._sdk.Exception, RuntimeError) as error:  # the latter where its connection has broken
                 self.lost, self._said = True, f": {error}"
                 return
 

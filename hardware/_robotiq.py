@@ -46,13 +46,12 @@ class Still:
 
 
 class Digital:
-    """One tool output: high closes. What it reads is what it was told."""
+    """One tool output: high closes. What it reads is what it was told; connecting tells it nothing."""
 
     fault = ""
 
-    def __init__(self, address: str, output: int, io: Any) -> None:
-        self._io, self._output, self._closed = io(address), output, False
-        self._io.setToolDigitalOut(output, False)
+    def __init__(self, address: str, output: int, io: Any, closed: bool) -> None:
+        self._io, self._output, self._closed = io(address), output, closed
 
     def move(self, closed: float) -> None:
         if (closed > 0.5) != self._closed:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware._ur_process import Control
 from robot_rl.geometry import rotvec_to_quat
 
 Array = NDArray[np.float64]
@@ -24,6 +26,8 @@ TORQUE_POLYSCOPE = (5, 26)  # the oldest for which ur_rtde's program has direct_
 LOST = "connection lost"
 STOPPED = "program stopped"
 _ANSWER_MS = 10_000  # longest time that the dashboard is given to connect
+_LAST_WORDS: tuple[tuple[str, list[float]], ...] = (("servoStop", [2.0]), ("stopScript", []))
+_SEND_S = 1.0  # longest that a command of the loop may take; a robot that has lost us is reconnected for longer
 _CLOSE_S = 3.0  # longest time that a connection is given to end
 
 # safety_status_bits of the RTDE guide, the gravest first
@@ -78,7 +82,7 @@ class Link:
         self._sdk = import_sdk()
         self.address, self.version = address, ""
         self._dashboard: Any = None
-        self._control: Any = None
+        self._control: Control | None = None
         self._receive: Any = None
         self.sending = threading.Lock()  # the robot's registers take one command at a time
         try:
@@ -106,18 +110,17 @@ class Link:
         self.require_ready()
         try:
             self._receive = self._sdk.receive(self.address)
-            self._control = self._sdk.control(self.address)
+            self._control = Control(self.address)
         except Exception as error:
             raise ConnectionError(f"the robot at {self.address} takes no program: {error}") from error
         self._set_up(setup)
 
     def _set_up(self, setup: Setup) -> None:
-        control = self._control
         if setup.payload_kg is not None:
-            control.setPayload(setup.payload_kg, list(setup.payload_cog_m))
+            self.command("setPayload", setup.payload_kg, list(setup.payload_cog_m))
         if setup.tcp_offset is not None:
-            control.setTcp(list(setup.tcp_offset))
-            found = control.getTCPOffset()
+            self.command("setTcp", list(setup.tcp_offset))
+            found = self.command("getTCPOffset")
             if not np.allclose(found, setup.tcp_offset, atol=1e-4):
                 raise RuntimeError(
                     f"tcp_offset = {setup.tcp_offset}: the robot keeps {np.round(found, 4).tolist()}; set that on the "
@@ -149,7 +152,7 @@ class Link:
     def fault(self) -> str:
         """Why the arm does not follow, of the newest packet; empty where it does. Asks nobody."""
         try:
-            if not (self._receive.isConnected() and self._control.isConnected()):
+            if not (self._receive.isConnected() and self._control is not None and self._control.connected):
                 return LOST
             bits, mode = self._receive.getSafetyStatusBits(), self._receive.getRobotMode()
             for places, name in _SAFETY:
@@ -179,6 +182,10 @@ class Link:
         q, dq, pose, twist, wrench = (np.array(row, np.float64) for row in rows)
         return Measured(t_s, q, dq, pose[:3], rotvec_to_quat(pose[3:]), twist, wrench)
 
+    def tool_output(self, output: int) -> bool:
+        """Whether a digital output of the tool, 0 or 1, is high."""
+        return bool(self._receive.getDigitalOutState(16 + output))
+
     def about(self) -> dict[str, str]:
         """What there is, for people."""
         receive = self._receive
@@ -197,19 +204,32 @@ class Link:
     # -------------------------------------------------------------------------------------------------- what it is told
 
     def servo(self, pose: Sequence[float], lookahead_s: float, gain: float) -> bool:
-        """Send the tcp to ``pose`` (6,) m, rotation vector in rad; whether the robot takes it."""
+        """Send the tcp to ``pose`` (6,) m, rotation vector in rad; whether the robot takes it. What is no number is not
+        sent."""
+        if not np.isfinite(pose).all():
+            return False
         with self.sending:
-            return bool(self._control.servoL(list(pose), 0.5, 0.5, PERIOD_S, lookahead_s, gain))
+            return self._send("servoL", [list(pose), 0.5, 0.5, PERIOD_S, lookahead_s, gain])
 
     def torque(self, tau_nm: Array) -> bool:
-        """Joint torques (6,) Nm, without gravity, until the next."""
+        """Joint torques (6,) Nm, without gravity, until the next; the same."""
+        if not np.isfinite(tau_nm).all():
+            return False
         with self.sending:
-            return bool(self._control.directTorque(tau_nm.tolist()))
+            return self._send("directTorque", [tau_nm.tolist()])
+
+    def _send(self, function: str, args: list[Any]) -> bool:
+        assert self._control is not None
+        try:
+            return bool(self._control.call(function, args, _SEND_S))
+        except RuntimeError:  # fault() says why
+            return False
 
     def command(self, name: str, *args: Any) -> Any:
         """Any other of the robot's functions; it answers within some periods."""
         with self.sending:
-            return getattr(self._control, name)(*args)
+            assert self._control is not None
+            return self._control.call(name, args)
 
     def watch(self, frequency_hz: float, pass_s: Callable[[float], None]) -> None:
         """From now on the robot stops its program where nothing is sent for a period of ``frequency_hz``. ur_rtde does
@@ -231,9 +251,9 @@ class Link:
         self._control = self._receive = self._dashboard = None
         steps: list[Callable[[], Any]] = []
         if control is not None:
-            if control.isConnected() and receive is not None and receive.getRuntimeState() == _PLAYING:
-                steps += [lambda: control.servoStop(2.0), control.stopScript]
-            steps.append(control.disconnect)
+            if control.connected and receive is not None and receive.getRuntimeState() == _PLAYING:
+                steps += [partial(control.call, name, args, _SEND_S) for name, args in _LAST_WORDS]
+            steps.append(control.close)
         if receive is not None:
             steps.append(receive.disconnect)
         if dashboard is not None:
@@ -246,7 +266,6 @@ class Link:
 
 
 class Sdk(NamedTuple):
-    control: Any
     receive: Any
     dashboard: Any
     io: Any
@@ -255,13 +274,13 @@ class Sdk(NamedTuple):
 def import_sdk() -> Sdk:
     """Raises ImportError naming the extra."""
     try:
+        import rtde_control  # noqa: F401 - for _ur_process.py
         from dashboard_client import DashboardClient
-        from rtde_control import RTDEControlInterface
         from rtde_io import RTDEIOInterface
         from rtde_receive import RTDEReceiveInterface
     except ImportError as error:
         raise ImportError("ur_rtde is not installed: pip install 'robot-rl[ur]'") from error
-    return Sdk(RTDEControlInterface, RTDEReceiveInterface, DashboardClient, RTDEIOInterface)
+    return Sdk(RTDEReceiveInterface, DashboardClient, RTDEIOInterface)
 
 
 def version_of(text: str) -> tuple[int, int]:
@@ -289,6 +308,9 @@ def make_ready(address: str, power_on: bool, pass_s: Callable[[float], None]) ->
     dashboard = import_sdk().dashboard(address)
     try:
         dashboard.connect(_ANSWER_MS)
+    except RuntimeError as error:
+        raise RuntimeError(f"{LOST}: the dashboard of {address} does not answer ({error}): is the robot on?") from error
+    try:
         require_safe(dashboard.safetystatus(), but="protective stop")
         if "PROTECTIVE" in dashboard.safetystatus().upper():
             _insist(dashboard.unlockProtectiveStop, "protective stop: it cannot be unlocked", pass_s)

@@ -235,13 +235,16 @@ class FrankaArm:
         out of the last one's, and put where ``start`` wants them once the arm is there (``readings``)."""
         if self._door is None or not self._props:
             return
-        self._door.set_aside(start.props)
+        try:
+            self._door.set_aside(start.props)
+        except ConnectionError:
+            self._lose()
 
     # ----------------------------------------------------------------------------------------------------- the commands
 
     def command(self, command: ArmCommand) -> None:
-        """A new target, gripper and stiffness, from the next tick on. Raises ValueError for what is not finite, and for
-        a stiffness beyond this arm. In a fault nothing changes."""
+        """A new target, gripper and stiffness, from the next tick on. Raises ValueError for what is not finite, for no
+        unit quaternion, and for a stiffness beyond this arm. In a fault nothing changes."""
         stiffness = self.default_stiffness if command.stiffness is None else np.asarray(command.stiffness, np.float64)
         numbers = np.concatenate([command.tcp_pos_m, command.tcp_quat_xyzw, stiffness, [command.gripper]])
         if numbers.shape != (14,) or not np.isfinite(numbers).all():
@@ -250,12 +253,14 @@ class FrankaArm:
             raise ValueError(
                 f"ArmCommand.stiffness = {stiffness.tolist()}: give 0 to {self.limits.stiffness_max.tolist()}"
             )
-        quat_xyzw = quat_normalize(np.asarray(command.tcp_quat_xyzw, np.float64))
+        quat_xyzw = np.asarray(command.tcp_quat_xyzw, np.float64)
+        if abs(np.linalg.norm(quat_xyzw) - 1.0) > 1e-3:
+            raise ValueError(f"ArmCommand.tcp_quat_xyzw = {quat_xyzw.tolist()}: give a unit quaternion")
         with self._lock:
             if self._fault or self._closed:
                 return
             assert self._session is not None
-            self._session.target(np.asarray(command.tcp_pos_m, np.float64), quat_xyzw)
+            self._session.target(np.asarray(command.tcp_pos_m, np.float64), quat_normalize(quat_xyzw))
             if np.any(stiffness != self._stiffness):
                 self._session.stiffen(stiffness)
                 self._stiffness = stiffness.copy()

@@ -110,7 +110,8 @@ class UrArm:
         self._fault, self._closed = "", False
         self._link: Link | None = None
         self._loop: threading.Thread | None = None
-        self._ending = threading.Event()
+        self._ending = threading.Event()  # of the loop's thread, each has its own
+        self._scene = scene
         self._gripper: Gripper = Still(0.0)
         self._door = Door(config.address) if config.twin else None
         self._shown: dict[str, Array] = {}
@@ -118,9 +119,9 @@ class UrArm:
         self._clock: WallClock | TwinClock = WallClock()
         try:
             self._link = Link(config.address, self._setup)
-            self._gripper = self._make_gripper(scene)
+            self._gripper = self._make_gripper(self._link)
             if config.zero_ft:
-                self._link.command("zeroFtSensor")
+                self._zero(self._link)
             if config.twin == "lockstep":
                 assert self._door is not None
                 self._clock = TwinClock(self._door, PERIOD_S)
@@ -129,12 +130,13 @@ class UrArm:
             self.close()
             raise
 
-    def _make_gripper(self, scene: Scene) -> Gripper:
+    def _make_gripper(self, link: Link) -> Gripper:
         config = self._config
-        if scene.locked_gripper is not None:
-            return Still(scene.locked_gripper)
+        if self._scene.locked_gripper is not None:
+            return Still(self._scene.locked_gripper)
         if config.gripper == "digital":
-            return Digital(config.address, config.gripper_output, import_sdk().io)
+            closed = link.tool_output(config.gripper_output)
+            return Digital(config.address, config.gripper_output, import_sdk().io, closed)
         return Robotiq(config.address, config.gripper_force, config.gripper_speed)
 
     def _start(self) -> None:
@@ -150,19 +152,20 @@ class UrArm:
         self._memory = make_memory(self._state, self.default_stiffness)  # checks commands as the guard does
         self._asked: _Asked | None = None
         self._resting: Pose | None = None
+        self._fault = ""  # from here on faults are those of what begins now
         if not isinstance(self._clock, TwinClock):
-            self._ending.clear()
-            self._loop = threading.Thread(target=self._run, name="ur loop", daemon=True)
+            self._ending = threading.Event()
+            self._loop = threading.Thread(target=self._run, args=(self._ending,), name="ur loop", daemon=True)
             self._loop.start()
 
     # -------------------------------------------------------------------------------------------------------- the loop
 
-    def _run(self) -> None:
+    def _run(self, ending: threading.Event) -> None:
         """The thread in real time: a period is late where it begins after the next one should have."""
         deadline_s = fresh_s = time.monotonic()
         seen_s = self._measured.t_s
         try:
-            while not self._ending.is_set():
+            while not ending.is_set():
                 deadline_s += PERIOD_S
                 now_s = time.monotonic()
                 if now_s > deadline_s + PERIOD_S:
@@ -185,6 +188,8 @@ class UrArm:
         self._measured = measured = self._unload(measured)
         if not self._fault and (said := link.fault() or self._gripper.fault):
             self._latch(said)
+        if not self._fault and not all(np.isfinite(part).all() for part in measured):
+            self._latch("not finite: the robot measures what is no number")  # a filter would never forget it
         if not self._fault:
             target, stiffness = self._target(measured)
             if self._law.send(link, measured, target, stiffness):
@@ -205,9 +210,10 @@ class UrArm:
         if asked is not None and measured.t_s < asked.until_s:
             self._resting = None
             return asked.target, asked.stiffness
-        if self._resting is None:
-            self._resting = self._law.rest(measured)
-        return self._resting, self.default_stiffness
+        resting = self._resting
+        if resting is None:
+            resting = self._resting = self._law.rest(measured)
+        return resting, self.default_stiffness
 
     def _latch(self, fault: str) -> None:
         """The first fault stands. A program that stopped after our own silence was stopped by the watchdog."""
@@ -297,8 +303,9 @@ class UrArm:
                 self._step(self._clock)
             if self._link is not None and not self._fault:
                 self._observe(self._link)
-        except ConnectionError as error:
+        except (ConnectionError, RuntimeError) as error:  # the door's, and ur_rtde's
             self._latch(f"{LOST}: {error}")
+            self._clock = WallClock()  # nobody is left to let time pass
         return self._state
 
     def _observe(self, link: Link) -> None:
@@ -321,18 +328,24 @@ class UrArm:
         """An episode is about to begin: a served twin's objects are set aside, so that the arm need not drag its tool
         out of the last one's, and put where ``start`` wants them with the next ``readings``. A real arm: nothing."""
         if self._door is not None and start.props:
-            self._door.set_aside(start.props)
+            try:
+                self._door.set_aside(start.props)
+            except ConnectionError as error:
+                self._latch(f"{LOST}: {error}")
 
     # -------------------------------------------------------------------------------------------------- a person's acts
 
     def zero_ft(self) -> None:
         """Zero the force sensor. Raises ValueError while the arm moves: it would zero what moves it, too."""
-        fastest = float(np.abs(self._measured.dq_radps).max())
-        if fastest > _REST_RADPS:
-            raise ValueError(f"zero_ft: a joint moves at {fastest:.3g} rad/s; let the arm come to rest, untouched")
         if self._link is None or self._fault:
             raise ValueError(f"zero_ft: the arm is in a fault ({self._fault}); recover it first")
-        self._link.command("zeroFtSensor")
+        self._zero(self._link)
+
+    def _zero(self, link: Link) -> None:
+        fastest = float(np.abs(link.measure().dq_radps).max())
+        if not fastest <= _REST_RADPS:
+            raise ValueError(f"zero_ft: a joint moves at {fastest:.3g} rad/s; let the arm come to rest, untouched")
+        link.command("zeroFtSensor")
 
     def recover(self) -> None:
         """A person's word that the cause is gone: unlock, connect and load the program again, hold where the arm is.
@@ -340,6 +353,8 @@ class UrArm:
         if not self._fault or self._closed:
             return
         self._end_loop()
+        if self._loop is not None:
+            raise RuntimeError("the control loop hangs in the robot's client: stop this program, and start it again")
         try:
             self._reopen_door()
             with self._free_time():
@@ -347,10 +362,11 @@ class UrArm:
             make_ready(self._config.address, self._config.power_on, self._pass_s)
             with self._free_time():
                 self._link = Link(self._config.address, self._setup)
+                self._gripper.close()
+                self._gripper = self._make_gripper(self._link)
             self._start()
         except (OSError, ValueError) as error:
             raise RuntimeError(str(error)) from error
-        self._fault = ""
 
     def _drop_link(self) -> None:
         if self._link is not None:
@@ -366,8 +382,8 @@ class UrArm:
         except ConnectionError:
             self._door.close()
             self._door = Door(self._config.address)
-            if isinstance(self._clock, TwinClock):
-                self._clock = TwinClock(self._door, PERIOD_S)
+        if self._config.twin == "lockstep":
+            self._clock = TwinClock(self._door, PERIOD_S)
 
     def _pass_s(self, dt_s: float) -> None:
         if isinstance(self._clock, TwinClock):
@@ -403,7 +419,7 @@ class UrArm:
         self._ending.set()
         if self._loop is not None:
             self._loop.join(5.0)
-            self._loop = None
+            self._loop = self._loop if self._loop.is_alive() else None
 
     def close(self) -> None:
         """Stop the arm and its program, end threads and sockets; may be called twice."""

@@ -65,7 +65,7 @@ class Session:
     @property
     def fault(self) -> str:
         """Why the arm would not follow, in the words of the guard or the arm, or ""."""
-        return self.arm.fault or getattr(self.driver, "fault", "")
+        return str(self.arm.fault)
 
     def begin(self) -> None:
         """Before the first movement: whatever moved the arm since it was connected, it begins where it is now."""

@@ -157,7 +157,8 @@ def await_person(guarded: Any) -> None:
                 "where the fault can be cleared"
             )
         print(f"The arm is in a fault ({fault}). Mend its cause, then press Enter to clear it.", file=sys.stderr)
-        sys.stdin.readline()
+        if not sys.stdin.readline():  # the end of the terminal is nobody's word
+            raise RuntimeError(f"the arm is in a fault ({fault}), and the terminal is gone with the person at it")
         try:
             guarded.clear_fault()
         except ValueError as error:

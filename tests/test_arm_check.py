@@ -133,7 +133,7 @@ def test_an_arm_in_a_fault_is_not_moved(capsys, driver) -> None:
     driver.fault = "protective stop"
     status, found = check(capsys)
     assert status == 1 and driver.given == []
-    assert found["fault"]["says"] == "protective stop" and "protective stop" in found["movement"]["says"]
+    assert found["fault"]["says"] == "arm stopped: protective stop" and "protective stop" in found["movement"]["says"]
 
 
 def test_an_arm_that_moves_is_not_moved(capsys, driver) -> None:

@@ -229,6 +229,8 @@ def test_a_driver_that_hangs_does_not_hang_who_asks(running, monkeypatch):
     with pytest.raises(RuntimeError, match="does not answer"):  # the first may come just before it hangs
         for _ in range(3):
             running.ask(lambda: 1)
+    with pytest.raises(RuntimeError, match=r"within 0\.1 s: it takes long"):
+        running.ask(lambda: 1, 0.1, "it takes long")
 
 
 def test_stop_ramps_down_holds_and_may_be_called_twice(running):

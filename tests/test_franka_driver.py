@@ -94,6 +94,7 @@ def test_it_follows_and_comes_to_rest(arm):
         (ArmCommand(np.array([np.nan, 0.0, 0.3]), DOWN), "all of them finite"),
         (ArmCommand(np.zeros(3), DOWN, gripper=np.inf), "all of them finite"),
         (ArmCommand(np.zeros(2), DOWN), "three numbers"),
+        (ArmCommand(np.zeros(3), np.zeros(4)), "unit quaternion"),
         (ArmCommand(np.zeros(3), DOWN, stiffness=np.full(6, 3001.0)), "give 0 to"),
         (ArmCommand(np.zeros(3), DOWN, stiffness=np.array([-1.0] + [0.0] * 5)), "give 0 to"),
     ],
@@ -324,6 +325,22 @@ def test_a_user_stop_has_to_be_released_first(twin, arm):
     assert arm.fault == "user stop"
     twin.door().cause("release_user_stop")
     stays_in_fault(twin, arm)
+    arm.recover()
+    goes_on(arm)
+
+
+def test_a_motion_that_does_not_begin_is_a_word_and_not_the_vendors_error(twin, arm, monkeypatch):
+    twin.door().cause("reflex", name="joint_velocity_violation")
+    arm.wait(0.1)
+
+    def refuse():
+        raise franky.ControlException("libfranka: Move command rejected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arm._session, "_begin", refuse)
+        with pytest.raises(RuntimeError, match="does not begin: motion ended: rejected"):
+            arm.recover()
+    assert arm.fault == "reflex: joint velocity violation"
     arm.recover()
     goes_on(arm)
 

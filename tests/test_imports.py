@@ -113,7 +113,7 @@ def test_launch_is_never_a_package():
         "import robot_rl.types, controllers",
         "import controllers.guard, controllers.impedance",
         "import controllers.control_loop, controllers.targets, controllers.moving, controllers.arms",
-        "import hardware.ros, hardware.crisp",
+        "import hardware.ros, hardware.crisp, hardware.franka, hardware.ur",
         "import hardware.cameras.realsense, hardware.cameras.webcam, hardware.cameras.video",
         "import hardware.teleop.spacemouse, hardware.teleop.gamepad, hardware.teleop.keyboard",
         "import tasks.peg_insert",
@@ -121,7 +121,19 @@ def test_launch_is_never_a_package():
     ],
 )
 def test_light_imports_load_nothing_heavy(statement):
-    heavy = ["jax", "mujoco", "rclpy", "torch", "matplotlib", "cv2", "pyrealsense2", "hid", "evdev"]
+    heavy = [
+        "jax",
+        "mujoco",
+        "rclpy",
+        "torch",
+        "matplotlib",
+        "cv2",
+        "pyrealsense2",
+        "hid",
+        "evdev",
+        "franky",
+        "rtde_control",
+    ]
     code = f"import sys; {statement}; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"

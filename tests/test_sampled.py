@@ -207,3 +207,21 @@ def test_the_credit_is_what_a_steady_motion_takes():
     moved, damping = np.array([0.002, 0.0, 0.0]), np.array([100.0] + [0.0] * 5)
     credit_j = sampled.damping_credit(damping, Pose(np.zeros(3), IDENTITY), moved, IDENTITY, 0.01)
     assert credit_j == pytest.approx(sampled.CREDITED * 100.0 * 0.2**2 * 0.01, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", [SpringArm, Known])
+@pytest.mark.parametrize("name", ["tcp_pos_m", "tcp_quat_xyzw", "tcp_twist", "t_s"])
+def test_a_sample_that_is_no_number_leaves_the_ledger_one(kind, name):
+    """A ledger that is no number would limit nothing, for ever."""
+    arm = kind(damping=20.0)
+    guarded = GuardedArm(arm, BOUNDS, Config(control_hz=100.0))
+    guarded.command(ArmCommand(np.array([0.05, 0.0, 0.0]), IDENTITY, valid_s=1.0))
+    guarded.wait(0.05)
+    before_j = guarded.energy["ledger_j"]
+    state = arm.state
+    arm.state = dataclasses.replace(state, **{name: getattr(state, name) * np.nan})
+    guarded._charge(arm.state)
+    assert guarded.energy["ledger_j"] == before_j
+    arm.state = dataclasses.replace(state, t_s=state.t_s + 0.01)
+    guarded.wait(0.05)
+    assert np.isfinite(guarded.energy["ledger_j"]) and guarded.energy["ledger_j"] != before_j

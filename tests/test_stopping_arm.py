@@ -1,14 +1,16 @@
 """An arm that stops by itself, as those of vendors do: GuardedArm latches it, and only a person's word goes on."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from controllers import moving
 from controllers.guard import FAULTS, code_of
 from controllers.guarded_arm import GuardedArm
 from robot_rl import build
-from robot_rl.types import ArmCommand, Bounds
+from robot_rl.types import ArmCommand, Bounds, Pose, Start
 from tests.mock_arm import MockArm
 
 BOUNDS = Bounds((-1.0,) * 3, (1.0,) * 3, (1.0, 0.0, 0.0, 0.0), (3.0,) * 3)
@@ -93,6 +95,30 @@ def test_the_first_fault_stands(arms):
     assert arm.recovered == 1 and guarded.fault == ""
 
 
+def test_an_arm_that_stopped_between_two_waits_says_so_before_the_next(arms):
+    arm, guarded = arms
+    arm.fault = "user stop"
+    assert guarded.fault == "arm stopped: user stop"
+    with pytest.raises(TimeoutError, match="user stop"):
+        moving.move_to(guarded, Start(Pose(UP, guarded.read().tcp_quat_xyzw), 0.0, {}), 1.0, guarded.grant_energy)
+    assert not arm.given  # nobody tried
+
+
+def test_what_moves_a_stopped_arm_earns_no_energy(arms):
+    arm, guarded = arms
+    arm.damping_of = lambda stiffness: 2.0 * np.sqrt(3.0 * stiffness)
+    guarded = GuardedArm(arm, BOUNDS)
+    up(guarded)
+    arm.fault = "guiding"
+    guarded.wait(0.01)
+    before_j = guarded.energy["ledger_j"]
+    arm.state = replace(arm.state, t_s=arm.state.t_s + 1.0, tcp_pos_m=arm.state.tcp_pos_m + 0.1)  # by hand
+    guarded.clear_fault()
+    guarded.wait(0.1)
+    assert guarded.energy["ledger_j"] == before_j
+    np.testing.assert_array_equal(guarded.reference.pos_m, arm.state.tcp_pos_m)
+
+
 def test_codes_are_found_behind_words():
     assert [code_of(name) for name in FAULTS] == list(range(len(FAULTS)))
     assert code_of("arm stopped: protective stop") == FAULTS.index("arm stopped")
@@ -110,6 +136,9 @@ def test_a_person_at_the_terminal_is_asked(arms, monkeypatch, capsys):
     guarded.wait(0.01)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(RuntimeError, match="needs a person"):
+        build.await_person(guarded)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    with pytest.raises(RuntimeError, match="terminal is gone"):
         build.await_person(guarded)
     assert guarded.fault
 

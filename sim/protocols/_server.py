@@ -9,6 +9,7 @@ One thread does everything, in one order: what came in, then a tick of the twin,
 
 from __future__ import annotations
 
+import errno
 import json
 import selectors
 import socket
@@ -84,9 +85,10 @@ class Server(ABC):
         try:
             listener.bind((self.host, port))
         except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            remedy = "is another twin there? Give this one another" if taken else "this machine cannot; give another"
             raise OSError(
-                f"cannot serve at {self.host}:{port} ({error.strerror}): is another twin there? Give this one another "
-                "--address, such as 127.0.0.2"
+                f"cannot serve at {self.host}:{port} ({error.strerror}): {remedy} --address, such as 127.0.0.2"
             ) from error
         listener.listen()
 
