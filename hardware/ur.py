@@ -237,7 +237,11 @@ class UrArm:
         link = self._link
         if link is not None and not self._fault:
             self._cycle(link, link.measure())
-        clock.wait(PERIOD_S)
+        try:
+            clock.wait(PERIOD_S)
+        except ConnectionError:
+            self._clock = WallClock()  # nobody is left to let the twin's time pass
+            raise
         if link is not None and not self._fault:
             self._await(link, clock.t_s)
 
@@ -303,9 +307,8 @@ class UrArm:
                 self._step(self._clock)
             if self._link is not None and not self._fault:
                 self._observe(self._link)
-        except (ConnectionError, RuntimeError) as error:  # the door's, and ur_rtde's
+        except (ConnectionError, RuntimeError) as error:  # of the door, and of ur_rtde
             self._latch(f"{LOST}: {error}")
-            self._clock = WallClock()  # nobody is left to let time pass
         return self._state
 
     def _observe(self, link: Link) -> None:
