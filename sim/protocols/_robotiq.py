@@ -7,6 +7,7 @@ from __future__ import annotations
 import socket
 
 from sim.protocols._server import Server
+from sim.protocols._text_port import TextPort
 
 PORT = 63352
 SETTABLE = ("ACT", "GTO", "ATR", "ARD", "FOR", "SPE", "POS")
@@ -18,18 +19,16 @@ STILL_PERIODS = 50
 SLOW_MPS, FAST_MPS = 0.02, 0.15  # Hand-E manual: speed of closing at SPE 0 and 255
 
 
-class Gripper:
+class Gripper(TextPort):
     """``tick`` gives the next control, 0 open .. 1 closed, from the reading. Its force is the model's: FOR is kept, and
     changes nothing."""
 
     def __init__(self, server: Server, width_m: float, reading: float, port: int = PORT) -> None:
-        self._server, self._width_m = server, width_m
+        self._width_m = width_m
         self._values = {"ACT": 1, "GTO": 1, "ATR": 0, "ARD": 0, "FOR": 255, "SPE": 255, "POS": round(255 * reading)}
         self._control, self._reading = reading, 255.0 * reading
         self._still = STILL_PERIODS
-        self.silent = False
-        self.connections: list[socket.socket] = []
-        server.listen(port, self._accept)
+        super().__init__(server, port)
 
     def tick(self, reading: float, period_s: float) -> float:
         self._still = self._still + 1 if abs(255.0 * reading - self._reading) < STILL else 0
@@ -41,41 +40,9 @@ class Gripper:
             self._control += min(max(wanted - self._control, -step), step)
         return self._control
 
-    def _accept(self, connection: socket.socket) -> None:
-        received = bytearray()
-        connection.setblocking(False)
-        self.connections.append(connection)
-
-        def on_readable() -> None:
-            try:
-                some = connection.recv(4096)
-            except BlockingIOError:
-                return
-            except OSError:
-                some = b""
-            received.extend(some)
-            if not some or len(received) > 4096:
-                self.drop(connection)
-                return
-            while b"\n" in received:
-                line, _, rest = bytes(received).partition(b"\n")
-                received[:] = rest
-                self._say(connection, self.answer(line.decode("latin-1")))
-
-        self._server.watch(connection, on_readable)
-
-    def _say(self, connection: socket.socket, answer: str) -> None:
-        if self.silent:
-            return
-        try:
-            connection.sendall(answer.encode("latin-1"))
-        except OSError:  # it is gone, or reads nothing
-            self.drop(connection)
-
-    def drop(self, connection: socket.socket) -> None:
-        if connection in self.connections:
-            self.connections.remove(connection)
-        self._server.drop(connection)
+    def hear(self, connection: socket.socket, received: bytearray) -> None:
+        for line in self.lines(received):
+            self.say(connection, self.answer(line))
 
     def answer(self, line: str) -> str:
         """The reply to one line; ``?`` where there is no such variable or value."""

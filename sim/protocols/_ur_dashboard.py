@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sim.protocols._server import Server
+from sim.protocols._text_port import TextPort
 
 PORT = 29999
 GREETING = "Connected: Universal Robots Dashboard Server"
 TOO_SOON = (
     "Cannot unlock protective stop until 5s after occurrence. Always inspect cause of protective stop before unlocking"
 )
-LINE_MAX_BYTES = 4096
 
 
 class RobotMode(enum.IntEnum):
@@ -165,7 +165,7 @@ class Machine:
         self.power_off()
 
 
-class Dashboard:
+class Dashboard(TextPort):
     """One line in, one line out. What a program does is the controller's: ``play``, ``stop`` and ``pause`` return
     whether they could."""
 
@@ -178,51 +178,20 @@ class Dashboard:
         stop: Callable[[], bool],
         pause: Callable[[], bool],
     ) -> None:
-        self._server, self._machine, self._identity = server, machine, identity
+        self._machine, self._identity = machine, identity
         self._play, self._stop, self._pause = play, stop, pause
-        self.silent = False
-        self.connections: list[socket.socket] = []
-        server.listen(PORT, self._accept)
+        super().__init__(server, PORT)
 
-    def _accept(self, connection: socket.socket) -> None:
-        received = bytearray()
-        connection.setblocking(False)
-        self.connections.append(connection)
+    def greet(self, connection: socket.socket) -> None:
+        self.say(connection, GREETING + "\n")
 
-        def on_readable() -> None:
-            try:
-                some = connection.recv(4096)
-            except BlockingIOError:
+    def hear(self, connection: socket.socket, received: bytearray) -> None:
+        for line in self.lines(received):
+            if connection not in self.connections:
                 return
-            except OSError:
-                some = b""
-            received.extend(some)
-            if not some or len(received) > LINE_MAX_BYTES:
+            self.say(connection, self.answer(line.strip()) + "\n")
+            if line.strip().lower() == "quit":
                 self.drop(connection)
-                return
-            while b"\n" in received and connection in self.connections:
-                line, _, rest = bytes(received).partition(b"\n")
-                received[:] = rest
-                words = line.decode("latin-1").strip()
-                self._say(connection, self.answer(words))
-                if words.lower() == "quit":
-                    self.drop(connection)
-
-        self._server.watch(connection, on_readable)
-        self._say(connection, GREETING)
-
-    def _say(self, connection: socket.socket, line: str) -> None:
-        if self.silent:
-            return
-        try:
-            connection.sendall(line.encode("latin-1") + b"\n")
-        except OSError:  # it is gone, or reads nothing
-            self.drop(connection)
-
-    def drop(self, connection: socket.socket) -> None:
-        if connection in self.connections:
-            self.connections.remove(connection)
-        self._server.drop(connection)
 
     def answer(self, line: str) -> str:
         """The reply to a command; upper and lower case are the same."""

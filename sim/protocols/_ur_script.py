@@ -15,11 +15,11 @@ import numpy as np
 
 from sim.protocols import _ur_kinematics as kin
 from sim.protocols._server import Server
+from sim.protocols._text_port import TextPort
 from sim.protocols._ur_arm import PERIOD_S, Arm, Payload
 from sim.protocols._ur_motion import Motion, MoveJ, MoveL, Stop
 
 PORTS = (30001, 30002, 30003)
-TEXT_MAX_BYTES = 1 << 20
 CALL = re.compile(r"(\w+)\((.*)\)$")
 
 
@@ -43,42 +43,19 @@ def split(received: bytearray) -> list[str]:
             programs.append(program)
 
 
-class ScriptPorts:
+class ScriptPorts(TextPort):
     """Takes programs and hands each to ``run``; nothing is sent back."""
 
+    max_bytes = 1 << 20
+
     def __init__(self, server: Server, run: Callable[[str], None]) -> None:
-        self._server, self._run = server, run
-        self.silent = False
-        self.connections: list[socket.socket] = []
-        for port in PORTS:
-            server.listen(port, self._accept)
+        self._run = run
+        super().__init__(server, *PORTS)
 
-    def _accept(self, connection: socket.socket) -> None:
-        received = bytearray()
-        connection.setblocking(False)
-        self.connections.append(connection)
-
-        def on_readable() -> None:
-            try:
-                some = connection.recv(65536)
-            except BlockingIOError:
-                return
-            except OSError:
-                some = b""
-            received.extend(some)
-            if not some or len(received) > TEXT_MAX_BYTES:
-                self.drop(connection)
-                return
-            for program in split(received):
-                if not self.silent:
-                    self._run(program)
-
-        self._server.watch(connection, on_readable)
-
-    def drop(self, connection: socket.socket) -> None:
-        if connection in self.connections:
-            self.connections.remove(connection)
-        self._server.drop(connection)
+    def hear(self, connection: socket.socket, received: bytearray) -> None:
+        for program in split(received):
+            if not self.silent:
+                self._run(program)
 
 
 class LineScript:
