@@ -18,6 +18,8 @@ from robot_rl.calibrate import viewpoints
 from robot_rl.calibrate_camera import load_shots, save_shots
 from robot_rl.cli_rig import CalibrateBoard, CalibrateCamera, CalibratePayload
 from robot_rl.geometry import quat_multiply, rotvec_to_quat
+from robot_rl.lab import Config as LabBounds
+from robot_rl.lab import tighten
 from robot_rl.types import Pose
 
 cv2 = pytest.importorskip("cv2")
@@ -342,6 +344,6 @@ def test_viewpoints_are_inside_turn_about_their_pivot_and_are_always_the_same() 
 
 
 def test_bounds_without_room_say_so() -> None:
-    tight = rig.tighten(BOUNDS, rig.LabBounds(box_rot_rad=(0.01, 0.01, 0.01)))
+    tight = tighten(BOUNDS, LabBounds(box_rot_rad=(0.01, 0.01, 0.01)))
     with pytest.raises(ValueError, match=r"only 0 of 6 poses .* --spread-rad"):
         viewpoints(Pose(np.array([0.5, 0.0, 0.25]), TOOL_DOWN), tight, 6, 0.0, 0.5)

@@ -168,7 +168,7 @@ def test_an_episode_begins_with_the_props_in_their_places(twin):
     start, arm = task.reset(np.random.default_rng(1)), make(twin.host, task.scene)
     try:
         arm.prepare(start)
-        assert twin.door().props()["prop/hole"][0] < -1.0  # out of the moving arm's way
+        assert twin.door().truth()["props"]["hole"][1] > 2.0  # out of the moving arm's way
         readings = arm.readings()
         np.testing.assert_allclose(readings["prop/hole"][:3], start.props["hole"].pos_m)
         assert set(readings) == {"prop/hole", "prop/peg"}
@@ -180,7 +180,7 @@ def test_no_thread_of_ours_gets_a_real_time_priority(arm):
     """libfranka raises that of the thread that connects; a learner's threads would inherit it."""
     follow(arm, to(arm.read()), 0.05)
     threads = [int(name) for name in os.listdir("/proc/self/task")]
-    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_OTHER}
+    assert not {os.sched_getscheduler(thread) for thread in threads} & {os.SCHED_FIFO, os.SCHED_RR}
 
 
 def test_about_says_what_is_connected(twin, arm):
