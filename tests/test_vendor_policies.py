@@ -13,7 +13,7 @@ from tests.served import serve
 
 ARMS = {"fr3": "fci", "ur5e": "rtde"}
 MORE = {"fr3": (), "ur5e": ("arm.mode=torque",)}
-STEPS = 5000  # enough for a policy that nearly always succeeds
+STEPS = 4000  # enough for a policy that nearly always succeeds
 EPISODES = 50
 POINTS = 0.05  # of success that the protocol may cost
 
