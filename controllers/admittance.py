@@ -168,7 +168,7 @@ class Admittance:
         law, period_s = self.law, self._period_s
         force = self._feel(sample.wrench)
         force += spring_wrench(self.pos_m, self.quat_xyzw, target.pos_m, target.quat_xyzw, stiffness, law)
-        damping = 2.0 * law.damping_ratio * np.sqrt(stiffness * law.reference_inertia)
+        damping = impedance.damping_of(law, stiffness)
         if self.touching:
             damping = np.maximum(damping, self._contact)
         rate = period_s / law.reference_inertia

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,20 @@ def make_law(config: Config, limits: ArmLimits, posture_rad: Array) -> Law:
         tau_max_nm=np.asarray(limits.tau_max_nm, np.float64),
         dtau_max_nmps=np.asarray(limits.dtau_max_nmps, np.float64),
     )
+
+
+class Damped(Protocol):
+    """A Config, a Law, or a driver's own Config."""
+
+    @property
+    def damping_ratio(self) -> float: ...
+    @property
+    def reference_inertia(self) -> Any: ...
+
+
+def damping_of(config: Damped, stiffness: Array) -> Array:
+    """Damping (6,) Ns/m, Nms/rad of a stiffness (6,), per axis: ``2 damping_ratio sqrt(stiffness inertia)``."""
+    return 2.0 * config.damping_ratio * np.sqrt(stiffness * np.asarray(config.reference_inertia))
 
 
 @kernel

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from controllers import impedance
 from controllers.arms import LIMITS
 from controllers.door import Door
 from controllers.payload import payload_of
@@ -276,7 +277,7 @@ class FrankaArm:
 
     def damping_of(self, stiffness: Array) -> Array:
         """What the torque loop damps with (6,) Ns/m, Nms/rad, base axes, at a stiffness (6,)."""
-        return 2.0 * self._config.damping_ratio * np.sqrt(stiffness * np.array(self._config.reference_inertia))
+        return impedance.damping_of(self._config, stiffness)
 
     def wait(self, dt_s: float) -> ArmState:
         """Let ``dt_s`` pass. Raises ValueError where a twin in lock-step cannot take such a step, else nothing."""

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from controllers import admittance
+from controllers import admittance, impedance
 from controllers.arms import LIMITS
 from controllers.door import Door
 from controllers.guard import make_memory, take_command
@@ -325,7 +325,7 @@ class UrArm:
 
     def damping_of(self, stiffness: Array) -> Array:
         """What either law damps with (6,) Ns/m, Nms/rad, base axes, at a stiffness (6,); in contact it is more."""
-        return 2.0 * self._config.damping_ratio * np.sqrt(stiffness * np.asarray(self._config.reference_inertia))
+        return impedance.damping_of(self._config, stiffness)
 
     def prepare(self, start: Start) -> None:
         """An episode is about to begin: a served twin's objects are set aside, so that the arm need not drag its tool

@@ -101,7 +101,7 @@ def connect(task: str, arm: str, world: str, rig: Rig, more: Sequence[str], pace
     try:
         if world == "sim":  # a twin can be put where an episode would begin; any other arm is where it is
             driver.place(built.reset(np.random.default_rng(0)))
-        bounds = slow_bounds(tighten(built.bounds, rig.bounds), pace, driver.read())
+        bounds = slow_bounds(tighten(build.bounds_of(built, configs), rig.bounds), pace, driver.read())
         if world in build.REMOTE:
             control_hz, guarded = COMMAND_HZ, driver
         else:

@@ -64,23 +64,8 @@ def robot(make_robot):
 @pytest.fixture
 def fci_twin():
     """Make FR3 twins behind FCI that run in a thread; all of them are closed at the end."""
-    import threading
-
     from robot_rl.twin_serve import make_server
-    from tests.served import address
+    from tests.served import address, threaded
 
-    made = []
-
-    def make(task="reach", lockstep=True):
-        server = make_server("fci", "fr3", task, address(), lockstep)
-        stopping = threading.Event()
-        thread = threading.Thread(target=server.run, args=(stopping.is_set,))
-        thread.start()
-        made.append((server, stopping, thread))
-        return server
-
-    yield make
-    for server, stopping, thread in made:
-        stopping.set()
-        thread.join()
-        server.close()
+    with threaded() as run:
+        yield lambda task="reach", lockstep=True: run(make_server("fci", "fr3", task, address(), lockstep))

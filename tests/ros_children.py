@@ -25,6 +25,15 @@ def until(condition: Callable[[], Any]) -> Any:
     raise AssertionError(f"still not so after {PATIENCE_S:g} s")
 
 
+def child_processes() -> set[str]:
+    """Pids of the processes that this one has started. A thread may end while they are read, its children with it."""
+    found = set[str]()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.update((task / "children").read_text().split())
+    return found
+
+
 @contextlib.contextmanager
 def child(code: str, *args: str, log: Path | None = None) -> Iterator[subprocess.Popen]:
     """Python ``code`` in a process of its own, killed at the end if it still runs."""

@@ -22,6 +22,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from tests.ros_children import child_processes
+
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 30.0  # of a wait for a condition; never reached by what works
 DOMAINS = range(1, 100)  # above, the ports of a domain lie where the kernel hands out its own
@@ -152,16 +154,12 @@ def nothing_left() -> Iterator[None]:
     def segments() -> set[str]:
         return {name for name in os.listdir("/dev/shm") if "fastrtps" in name or "fastdds" in name}
 
-    def children() -> set[str]:
-        own = Path(f"/proc/{os.getpid()}/task")
-        return {pid for task in own.iterdir() for pid in (task / "children").read_text().split()}
-
     def threads() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name in OUR_THREADS}
 
-    before = segments(), children(), threads()
+    before = segments(), child_processes(), threads()
     yield
-    wait_until(lambda: children() <= before[1], "children are gone")
+    wait_until(lambda: child_processes() <= before[1], "children are gone")
     assert segments() <= before[0]
     assert threads() <= before[2]
 

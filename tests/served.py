@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from controllers.door import Door
 from tests.ros_children import PATIENCE_S, ROOT, kill
@@ -51,6 +53,26 @@ class Served:
         for door in self._doors:
             door.close()
         self.kill()
+
+
+@contextlib.contextmanager
+def threaded() -> Iterator[Callable[[Any], Any]]:
+    """What runs a server in a thread of this process, and returns it; all of them are closed at the end."""
+    made = []
+
+    def run(server):
+        stopping = threading.Event()
+        thread = threading.Thread(target=server.run, args=(stopping.is_set,))
+        thread.start()
+        made.append((server, stopping, thread))
+        return server
+
+    yield run
+    for server, stopping, thread in made:
+        stopping.set()
+        thread.join(PATIENCE_S)
+        server.close()
+        assert not thread.is_alive()
 
 
 @contextlib.contextmanager

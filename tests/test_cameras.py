@@ -5,7 +5,6 @@ import dataclasses
 import re
 import threading
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,14 +18,14 @@ from hardware.cameras._picture import Intrinsics, LensConfig, PictureConfig, fit
 from robot_rl.config import override
 from robot_rl.find import find, names
 from tests.camera_rigs import HEIGHT_PX, RIGS, WIDTH_PX, draw, number_of, read_fresh
-from tests.ros_children import until
+from tests.ros_children import child_processes, until
 
 # ----------------------------------------------------------------------------------------------------- of every camera
 
 
 @pytest.fixture(params=names("hardware.cameras"))
 def rig(request, tmp_path):
-    before, processes = set(threading.enumerate()), children()
+    before, processes = set(threading.enumerate()), child_processes()
     if request.param == "ros_image":
         request.getfixturevalue("ros_domain")
     made = RIGS[request.param](tmp_path) if request.param == "video" else RIGS[request.param]()
@@ -35,12 +34,7 @@ def rig(request, tmp_path):
         yield made
     finally:
         made.close()
-    until(lambda: set(threading.enumerate()) <= before and children() <= processes)
-
-
-def children():
-    """Processes that this one has started."""
-    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    until(lambda: set(threading.enumerate()) <= before and child_processes() <= processes)
 
 
 def refusal(camera):

@@ -13,7 +13,7 @@ from robot_rl.find import find
 from robot_rl.types import Pose
 from sim.protocols._server import Server
 from tests.ros_children import until
-from tests.served import address
+from tests.served import address, threaded
 
 PORT = 31999
 HOLE = [0.5, 0.05, 0.0, 0.0, 0.0, 0.0, 1.0]
@@ -56,25 +56,16 @@ class Echo(Server):
 @pytest.fixture
 def served():
     """Make a server that runs in a thread; all of them are closed at the end."""
-    made = []
+    with threaded() as run:
 
-    def make(**how):
-        config = make_configs("peg_insert", "fr3")
-        task = find("tasks", "peg_insert").make(config["task"])
-        server = Echo(find("sim", "fr3").make(config["arm"], task.scene), address(), **how)
-        server.twin.place(task.reset(np.random.default_rng(0)))
-        stopping = threading.Event()
-        thread = threading.Thread(target=server.run, args=(stopping.is_set,))
-        thread.start()
-        made.append((server, stopping, thread))
-        return server
+        def make(**how):
+            config = make_configs("peg_insert", "fr3")
+            task = find("tasks", "peg_insert").make(config["task"])
+            server = Echo(find("sim", "fr3").make(config["arm"], task.scene), address(), **how)
+            server.twin.place(task.reset(np.random.default_rng(0)))
+            return run(server)
 
-    yield make
-    for server, stopping, thread in made:
-        stopping.set()
-        thread.join(10.0)
-        server.close()
-        assert not thread.is_alive()
+        yield make
 
 
 def test_time_passes_by_the_clock(served):
