@@ -16,6 +16,8 @@ import numpy as np
 
 COLUMNS = ("energy_free_min_j", "energy_work_j", "energy_intervened", "force_max_n")
 """Of an episode, in metrics.csv."""
+OF_STEP = ("free_min_j", "work_j", "intervened", "force_max_n")
+"""What of a step's ``info["energy"]`` they are made of."""
 
 
 @dataclass
