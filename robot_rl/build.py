@@ -87,6 +87,11 @@ def bounds_of(built: Task, configs: Mapping[str, Any]) -> Bounds:
     return tighten(built.bounds, configs["lab"]) if "lab" in configs else built.bounds
 
 
+def make_task(task: str, arm: str, world: str, settings: Sequence[str] = ()) -> Task:
+    """The task alone, for what needs to know its spaces and has no arm."""
+    return find("tasks", task).make(make_configs(task, arm, world, settings)["task"])
+
+
 def make_env(
     task: str,
     arm: str = "panda",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ _HEAD = struct.Struct("<QQI")  # bytes of metadata, bytes of arrays, crc32 of bo
 def save(path: str | Path, agent: Any, metadata: dict[str, Any] | None = None) -> None:
     """Write ``agent`` (a pytree) and ``metadata`` (JSON values) to ``path``, at once or not at all."""
     text = json.dumps(metadata or {}, allow_nan=False).encode()
-    arrays = serialization.msgpack_serialize(_flatten(agent))
+    arrays = serialization.msgpack_serialize(flatten(agent))
     body = text + arrays
     write_atomic(Path(path), _MAGIC + _HEAD.pack(len(text), len(arrays), zlib.crc32(body)) + body)
 
@@ -31,16 +32,22 @@ def save(path: str | Path, agent: Any, metadata: dict[str, Any] | None = None) -
 def load(path: str | Path, agent: A) -> A:
     """``agent`` with the arrays of the file. Raises ValueError for a damaged file, and for one of another agent or
     task, naming the first array that differs; FileNotFoundError where there is none."""
-    saved = _read(path)[1]
-    mine = _flatten(agent)
-    if differing := [name for name in sorted(mine.keys() | saved.keys()) if _kind(mine, name) != _kind(saved, name)]:
+    return fill(agent, _read(path)[1], str(path))
+
+
+def fill(tree: A, arrays: Mapping[str, np.ndarray], source: str, medium: str = "file") -> A:
+    """``tree`` with ``arrays`` as its leaves, by the names that ``flatten`` gives them. Raises ValueError, naming the
+    first that differs in type or shape, and ``source``, a ``medium``, as where they are from."""
+    mine = flatten(tree)
+    if differing := [name for name in sorted(mine.keys() | arrays.keys()) if _kind(mine, name) != _kind(arrays, name)]:
         name = differing[0]
         raise ValueError(
-            f"{path} does not fit this agent: '{name}' is {_kind(saved, name)} in the file and {_kind(mine, name)} "
-            f"here ({len(differing)} of {len(mine)} arrays differ); use the task, agent and settings it was made with"
+            f"{source} does not fit this agent: '{name}' is {_kind(arrays, name)} in the {medium} and "
+            f"{_kind(mine, name)} here ({len(differing)} of {len(mine)} arrays differ); use the task, "
+            "agent and settings it was made with"
         )
-    leaves, treedef = jax.tree.flatten_with_path(agent)
-    return jax.tree.unflatten(treedef, [jax.numpy.asarray(saved[jax.tree_util.keystr(key)]) for key, _ in leaves])
+    leaves, treedef = jax.tree.flatten_with_path(tree)
+    return jax.tree.unflatten(treedef, [jax.numpy.asarray(arrays[jax.tree_util.keystr(key)]) for key, _ in leaves])
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:
@@ -48,11 +55,12 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
     return _read(path)[0]
 
 
-def _flatten(agent: Any) -> dict[str, np.ndarray]:
-    return {jax.tree_util.keystr(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(agent)}
+def flatten(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of ``tree`` as arrays, by their paths."""
+    return {jax.tree_util.keystr(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def _kind(arrays: dict[str, np.ndarray], name: str) -> str:
+def _kind(arrays: Mapping[str, np.ndarray], name: str) -> str:
     return f"{arrays[name].dtype} {arrays[name].shape}" if name in arrays else "missing"
 
 

@@ -63,7 +63,7 @@ def run_jobs(
         while running or (waiting and not stop()):
             while waiting and len(running) < at_once and not stop():
                 job = waiting.pop(0)
-                running[job] = _start(job, added)
+                running[job] = start(job, added)
             if stop() and not interrupted:
                 interrupted = True
                 for process in running.values():
@@ -88,8 +88,8 @@ def run_jobs(
         raise RuntimeError(f"{len(failed)} of {len(jobs)} failed, the others are safe: {'; '.join(failed)}")
 
 
-def _start(job: Job, added: Mapping[str, str]) -> subprocess.Popen[str]:
-    """In a process group of its own, so that Ctrl-C in a terminal reaches it through us only, and once."""
+def start(job: Job, added: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start ``job`` in a process group of its own: Ctrl-C in a terminal reaches it through us only, and once."""
     command = [sys.executable, "-m", "robot_rl.cli", *job.args]
     with open(job.log, "a") as log, warnings.catch_warnings():
         # JAX warns of any fork; this one runs another program at once, and is safe.

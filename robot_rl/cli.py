@@ -22,6 +22,7 @@ from tyro.conf import (
     subcommand,
 )
 
+from robot_rl.cli_fleet import Actor, Learner
 from robot_rl.cli_rig import Arm, Calibrate
 from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
 
@@ -107,6 +108,8 @@ class Train:
     """demonstrations to learn from"""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """go on with this run folder; only --steps may be given besides"""
+    apart: Annotated[bool, arg(name="async")] = False
+    """actor and learner in processes of their own, as `robot-rl actor` and `robot-rl learner` on one machine"""
     rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """facts of the lab, such as rig.toml: the arm's address, the lab's bounds"""
     set: Settings = ()
@@ -114,7 +117,10 @@ class Train:
 
     def execute(self) -> int:
         from robot_rl.commands import train
+        from robot_rl.fleet_commands import is_apart, train_apart
 
+        if self.apart or (self.resume is not None and is_apart(self.resume)):
+            return train_apart(self)
         return train(self)
 
 
@@ -261,6 +267,8 @@ Command = (
     Annotated[Tasks, subcommand("tasks")]
     | Annotated[Demo, subcommand("demo")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Learner, subcommand("learner")]
+    | Annotated[Actor, subcommand("actor")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Video, subcommand("video")]

@@ -7,14 +7,14 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robot_rl.find import nearest
 
 if TYPE_CHECKING:
-    from robot_rl import cli
+    from robot_rl import cli, cli_fleet
     from robot_rl.run import Run
 
 QUICK_BENCHMARKS = ("tick", "env", "learner")  # what `robot-rl bench` runs unasked; others may train for hours
@@ -24,40 +24,54 @@ def train(command: cli.Train) -> int:
     """``robot-rl train``: prints the summary as one JSON object."""
     from robot_rl import train as training
     from robot_rl.interrupt import Interrupted
-    from robot_rl.log import clock, percent
 
     try:
         if command.resume is not None:
-            _refuse_besides_resume(command)
+            refuse_besides_resume(command)
             folder = command.resume
             summary = training.resume(folder, command.steps)
         else:
-            run = _choose(command)
-            folder = command.out or Path("runs") / f"{run.task.replace('/', '-')}-{run.agent}-{run.seed}"
+            run = choose(command, command.rig)
+            folder = run_folder(command.out, run)
             summary = training.train(run, folder)
     except Interrupted as interrupted:
-        _say(str(interrupted))
+        say(str(interrupted))
         return interrupted.code
+    return report(summary, folder)
+
+
+def run_folder(out: Path | None, run: Run) -> Path:
+    """``out``, or the folder that a run has where none is given."""
+    return out or Path("runs") / f"{run.task.replace('/', '-')}-{run.agent}-{run.seed}"
+
+
+def report(summary: Mapping[str, Any], folder: Path) -> int:
+    """Print how a training ended."""
+    from robot_rl.log import clock, percent
+
     print(json.dumps(summary))
     outcome = f"success {percent(summary['success_rate'])} of {summary['eval_episodes']} evaluation episodes"
-    _say(f"{outcome}, {summary['env_steps']} environment steps, {clock(summary['wall_s'])} on the clock")
+    say(f"{outcome}, {summary['env_steps']} environment steps, {clock(summary['wall_s'])} on the clock")
     where = shlex.quote(str(folder))
-    _say(f"everything is in {folder}; next: robot-rl plot {where}, robot-rl video {where}")
+    say(f"everything is in {folder}; next: robot-rl plot {where}, robot-rl video {where}")
     return 0
 
 
-def _refuse_besides_resume(command: cli.Train) -> None:
+def refuse_besides_resume(command: cli.Train | cli_fleet.Learner, fine: Sequence[str] = ()) -> None:
+    """Raises ValueError where ``command`` has more than --resume, --steps and what is ``fine``."""
     for field in dataclasses.fields(command):
-        if field.name not in ("resume", "steps") and getattr(command, field.name) != field.default:
+        if field.name not in ("resume", "steps", *fine) and getattr(command, field.name) != field.default:
             raise ValueError(
                 f"--{field.name} cannot be changed by --resume: {command.resume}/run.json says it; leave it out, "
                 "or train anew into another folder"
             )
 
 
-def _choose(command: cli.Train) -> Run:
+def choose(command: cli.Train | cli_fleet.Learner, rig_file: Path | None) -> Run:
+    """What is to be trained."""
     from robot_rl import rig
-    from robot_rl.run import GYM, TrainConfig, choose
+    from robot_rl.run import GYM, TrainConfig
+    from robot_rl.run import choose as choose_run
 
     if (command.task is None) == (command.gym is None):
         raise ValueError("give either --task NAME (see robot-rl tasks), --gym ID, or --resume DIR")
@@ -66,8 +80,8 @@ def _choose(command: cli.Train) -> Run:
         train = dataclasses.replace(train, steps=command.steps)
     task, arm, world = (command.gym, "", GYM) if command.gym else (command.task or "", command.arm, command.world)
     demos = str(command.demos) if command.demos else None
-    settings = rig.words(command.rig, arm, world, sum(command.set, ()))
-    return choose(task, arm, world, command.agent, train, settings, demos)
+    settings = rig.words(rig_file, arm, world, sum(command.set, ()))
+    return choose_run(task, arm, world, command.agent, train, settings, demos)
 
 
 def record_demonstrations(command: cli.Record) -> int:
@@ -100,7 +114,7 @@ def record_demonstrations(command: cli.Record) -> int:
     finally:
         env.close()
     left_out = "" if command.keep_failures else f", {result.failed} failed and were left out"
-    _say(f"{result.kept} demonstrations added to {command.out}{left_out}; it holds {held}")
+    say(f"{result.kept} demonstrations added to {command.out}{left_out}; it holds {held}")
     return 128 + stop.signum if stop.signum is not None and result.stopped else 0
 
 
@@ -178,7 +192,7 @@ def plot(command: cli.Plot) -> int:
         raise ValueError(f"--seed {command.seed} is of the episode that --energy draws: leave it out, or add --energy")
     out = _output(command.out, command.dirs[0] / ("energy.png" if command.energy else "curves.png"), (".png",))
     if command.energy:
-        _say(energy_plot.plot(command.dirs[0], out, command.seed))
+        say(energy_plot.plot(command.dirs[0], out, command.seed))
     else:
         draw(command.dirs, out)
     print(out)
@@ -195,7 +209,7 @@ def study(command: cli.Study) -> int:
     try:
         table = studying.study(plan, command.out or Path("runs") / f"passivity-{plan.task}", command.jobs)
     except Interrupted as interrupted:
-        _say(str(interrupted))
+        say(str(interrupted))
         return interrupted.code
     print(table, end="")
     return 0
@@ -214,7 +228,7 @@ def video(command: cli.Video) -> int:
 
     world = load(command.dir).world
     if world not in ("sim", GYM):
-        _say(f"no film of world '{world}': the same policy is filmed in sim")
+        say(f"no film of world '{world}': the same policy is filmed in sim")
         world = "sim"
     run, env, encoder, agent = load_agent(command.dir, command.checkpoint, render_mode="rgb_array", world=world)
     try:
@@ -223,7 +237,7 @@ def video(command: cli.Video) -> int:
     finally:
         env.close()
     words = {True: "success", False: "failure", None: "not told"}
-    _say(f"{len(outcomes)} episodes: {', '.join(words[outcome] for outcome in outcomes)}")
+    say(f"{len(outcomes)} episodes: {', '.join(words[outcome] for outcome in outcomes)}")
     print(out)
     return 0
 
@@ -239,7 +253,7 @@ def bench(names: Sequence[str]) -> int:
             raise LookupError(nearest("benchmark", name, scripts))
     status = 0
     for name in names or QUICK_BENCHMARKS:
-        _say(f"benchmark {name}")
+        say(f"benchmark {name}")
         status = subprocess.run([sys.executable, str(scripts[name])]).returncode or status
     return status
 
@@ -256,5 +270,6 @@ def _output(given: Path | None, default: Path, suffixes: Sequence[str]) -> Path:
     return out
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line for the person, on stderr."""
     print(text, file=sys.stderr, flush=True)

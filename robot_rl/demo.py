@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robot_rl.episode import episode_seed, rollout
-from robot_rl.run import Run, configs
+from robot_rl.run import Run, Spaces, configs
 from robot_rl.store import EpisodeReader, EpisodeWriter, StoreInfo
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Recording:
         return self.succeeded + self.failed
 
 
-def demonstrator_of(env: gym.Env) -> Callable[[np.random.Generator], Callable[[Any], np.ndarray]]:
+def demonstrator_of(env: gym.Env | Spaces) -> Callable[[np.random.Generator], Callable[[Any], np.ndarray]]:
     """What makes the scripted expert of an episode; raises ValueError where the environment has none."""
     make = getattr(env.unwrapped, "demonstrator", None)
     if make is None:
@@ -42,7 +42,7 @@ def demonstrator_of(env: gym.Env) -> Callable[[np.random.Generator], Callable[[A
     return make
 
 
-def check_demonstrations(run: Run, env: gym.Env, with_costs: bool) -> None:
+def check_demonstrations(run: Run, env: gym.Env | Spaces, with_costs: bool) -> None:
     """Raises ValueError where there are no demonstrations of this task, and none can be recorded."""
     if not run.demos:
         demonstrator_of(env)

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 
+from robot_rl.energy import EpisodeEnergy
 from robot_rl.spaces import flat_boxes, flat_values
 
 Purpose = Literal["train", "eval", "demo"]
 _PURPOSES = {"train": 0, "eval": 1, "demo": 2}
+_KEY_STREAM = 7  # any number: separates the keys of actions from other uses of the seed
 _SUCCESS_KEYS = ("success", "is_success", "succeed")  # ours and Meta-World's; GoalEnv's; gym-hil's
 
 
@@ -48,10 +51,48 @@ class Episode:
         return float(np.sum(self.reward, dtype=np.float64))
 
 
-def episode_seed(seed: int, purpose: Purpose, index: int) -> int:
-    """The seed in [0, 2**31) of episode ``index``. Seeds of different purposes never meet."""
-    drawn = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(1)[0]
+@dataclass
+class EpisodeAccount:
+    """What an episode came to, step by step."""
+
+    total: float = 0.0
+    length: int = 0
+    faults: int = 0
+    success: bool | None = None
+    costs: list[float | None] = field(default_factory=list)
+    energy: EpisodeEnergy = field(default_factory=EpisodeEnergy)
+
+    def add(self, reward: float, cost: float | None, info: Mapping[str, Any]) -> None:
+        """Count one step."""
+        self.total, self.length = self.total + reward, self.length + 1
+        self.costs.append(cost)
+        self.success, self.faults = success_of(info), self.faults + bool(info.get("fault"))
+        self.energy.add(info)
+
+    def row(self) -> dict[str, Any]:
+        """Its columns in metrics.csv."""
+        row: dict[str, Any] = {"return": self.total, "length": self.length, "faults": self.faults}
+        row |= self.energy.row()
+        if None not in self.costs:
+            row["cost"] = float(np.mean(np.asarray(self.costs, np.float64)))
+        return row | {"success": None if self.success is None else int(self.success)}
+
+
+def episode_seed(seed: int, purpose: Purpose, index: int, actor: int = 0) -> int:
+    """The seed in [0, 2**31) of episode ``index`` of an actor. Seeds of different purposes never meet."""
+    entropy = [seed, _PURPOSES[purpose], index, *([actor] if actor else [])]
+    drawn = np.random.SeedSequence(entropy).generate_state(1)[0]
     return (int(drawn) >> 3) << 2 | _PURPOSES[purpose]
+
+
+def action_key(seed: int, step: int, actor: int = 0) -> np.ndarray:
+    """The key (2,) uint32 of the action at an environment step, counted by its actor."""
+    return np.array([_key_word(seed, actor), step], np.uint32)
+
+
+@cache
+def _key_word(seed: int, actor: int) -> int:
+    return int(np.random.SeedSequence([seed, _KEY_STREAM, *([actor] if actor else [])]).generate_state(1)[0])
 
 
 def success_of(info: Mapping[str, Any]) -> bool | None:

@@ -53,6 +53,7 @@ class TrainConfig:
     log_every: int = number(500, 1, 10**9, "updates per row of metrics.csv, offline; online a row is an episode")
     replay_capacity: int = number(200_000, 1, 10**9, "transitions")
     demo_episodes: int = number(20, 1, 10**6, "recorded where the agent wants demonstrations and none are given")
+    lead_steps: int = number(64, 1, 10**9, "environment steps that twins may be ahead of the learner, where apart")
     window: int = number(20, 1, 10**6, "training episodes in the rolling success rate")
 
     def __post_init__(self) -> None:
@@ -107,6 +108,29 @@ def choose(
     return Run(task, arm, world, agent, own["agent"], own["train"], rest, str(Path(demos).resolve()) if demos else None)
 
 
+@dataclass(frozen=True)
+class Spaces:
+    """What a learner knows of an environment that only its actors have."""
+
+    observation_space: Any
+    action_space: Any
+
+    @property
+    def unwrapped(self) -> Spaces:
+        return self
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def make_spaces(run: Run) -> Spaces:
+    """Of a task of ours, without its arm."""
+    from robot_rl import build
+
+    task = build.make_task(run.task, run.arm, run.world, run.settings)
+    return Spaces(task.observation_space, task.action_space)
+
+
 def make_env(run: Run, render_mode: str | None = None) -> gym.Env:
     """The environment of ``run``."""
     if run.world == GYM:
@@ -118,7 +142,7 @@ def make_env(run: Run, render_mode: str | None = None) -> gym.Env:
     return build.make_env(run.task, run.arm, run.world, run.settings, render_mode)
 
 
-def make_agent(run: Run, env: gym.Env) -> tuple[Encoder, Agent]:
+def make_agent(run: Run, env: gym.Env | Spaces) -> tuple[Encoder, Agent]:
     """A fresh agent of ``run`` for ``env``, and the encoder between the two."""
     from robot_rl.spaces import Encoder
 
@@ -136,13 +160,19 @@ def check_new(folder: Path) -> None:
         )
 
 
-def create(folder: Path, run: Run) -> None:
-    """Make the run folder with its ``run.json``. Raises as ``check_new`` does, touching nothing."""
+def create(folder: Path, run: Run, **more: Any) -> None:
+    """Make the run folder with its ``run.json``, which ``more`` goes into as well. Raises as ``check_new`` does,
+    touching nothing."""
     check_new(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "run.json", {"format": FORMAT, **describe(run), **origin(), **more})
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """What was chosen, as JSON values: what ``from_description`` makes the Run of again."""
     choice = {name: getattr(run, name) for name in ("task", "arm", "world", "agent", "settings", "demos", "seed")}
-    write_json(folder / "run.json", {"format": FORMAT, **choice, "configs": configs(run), **origin()})
+    return {**choice, "configs": configs(run)}
 
 
 def origin() -> dict[str, Any]:
@@ -185,6 +215,11 @@ def load(folder: Path) -> Run:
         raise ValueError(
             f"{path} has format {values.get('format')}, this version reads {FORMAT}: use the version it names"
         )
+    return from_description(values, str(path))
+
+
+def from_description(values: Mapping[str, Any], source: str) -> Run:
+    """The Run of ``describe``; raises ValueError that names ``source`` where it is none."""
     try:
         agent_config = find("robot_rl.agents", values["agent"]).Config()
         return Run(
@@ -198,9 +233,11 @@ def load(folder: Path) -> Run:
             demos=values["demos"],
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): train again into another folder") from error
+        raise ValueError(f"{source} is damaged ({error!r}): train again into another folder") from error
     except (ValueError, LookupError) as error:
-        raise ValueError(f"{path} does not fit this version of robot-rl ({error}): use the version it names") from error
+        raise ValueError(
+            f"{source} does not fit this version of robot-rl ({error}): use the version it names"
+        ) from error
 
 
 def _as_settings(saved: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

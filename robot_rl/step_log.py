@@ -99,20 +99,23 @@ class Layout:
 
 def seal(rows: np.ndarray) -> None:
     """Write the checksum of each of ``rows`` (k,), in place."""
-    raw = _bytes_of(rows)
-    rows["checksum"] = [zlib.crc32(raw[index, 4:]) for index in range(len(rows))]
+    rows["checksum"] = _checksums(rows)
 
 
 def intact(rows: np.ndarray) -> np.ndarray:
     """Which of ``rows`` (k,) are as they were sealed: (k,) bool. A row that was never written is not."""
-    raw = _bytes_of(rows)
-    sums = np.array([zlib.crc32(raw[index, 4:]) for index in range(len(rows))], np.uint32)
-    return (rows["kind"] != 0) & (sums == rows["checksum"])
+    return (rows["kind"] != 0) & (_checksums(rows) == rows["checksum"])
 
 
-def _bytes_of(rows: np.ndarray) -> np.ndarray:
-    """``rows`` (k,) as bytes (k, row); the same memory."""
-    return rows.view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
+def _checksums(rows: np.ndarray) -> np.ndarray:
+    """(k,) uint32, each of all of a row but its own place."""
+    raw, size = _bytes_of(rows), rows.dtype.itemsize
+    return np.array([zlib.crc32(raw[at + 4 : at + size]) for at in range(0, len(raw), size)], np.uint32)
+
+
+def _bytes_of(rows: np.ndarray) -> memoryview:
+    """The memory of ``rows`` (k,), which lie one behind the other."""
+    return memoryview(rows.view(np.uint8).reshape(-1)) if len(rows) else memoryview(b"")  # type: ignore[arg-type]
 
 
 class StepLog:
@@ -208,11 +211,7 @@ class StepLog:
         """
         stop = min(stop, self._count)
         rows = np.empty(max(0, stop - start), self._dtype)
-        raw, size, done = (
-            memoryview(_bytes_of(rows)).cast("B") if len(rows) else memoryview(b""),
-            self._dtype.itemsize,
-            0,
-        )
+        raw, size, done = _bytes_of(rows), self._dtype.itemsize, 0
         while done < len(rows):
             chunk, row = divmod(start + done, self._chunk_rows)
             count = min(self._chunk_rows - row, len(rows) - done)
@@ -295,8 +294,7 @@ class StepLog:
         """How many rows of ``chunk`` are whole, from its first on."""
         have = min(self._file(chunk).stat().st_size // self._dtype.itemsize, self._chunk_rows)
         rows = np.empty(have, self._dtype)
-        if have:
-            self._read_chunk(chunk, 0, memoryview(_bytes_of(rows)).cast("B"))
+        self._read_chunk(chunk, 0, _bytes_of(rows))
         good = intact(rows)
         return have if good.all() else int(np.argmin(good))
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
     from robot_rl.replay import ReplayBuffer
+    from robot_rl.run import Spaces
     from robot_rl.spaces import Encoder
 
 FORMAT = 1
@@ -64,7 +65,9 @@ class StoreInfo:
     costs: bool = True  # whether there is data/cost
 
     @classmethod
-    def of(cls, env: gym.Env, task: str, arm: str, world: str, configs: Mapping[str, Any] | None = None) -> StoreInfo:
+    def of(
+        cls, env: gym.Env | Spaces, task: str, arm: str, world: str, configs: Mapping[str, Any] | None = None
+    ) -> StoreInfo:
         """The description of the episodes of ``env``."""
         shape = env.action_space.shape or (1,)
         return cls(task, arm, world, fields_of(env.observation_space), int(shape[0]), configs or {})

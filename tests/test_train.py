@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path: Path, file: str) -> No
     (newest / file).write_bytes((newest / file).read_bytes()[:-20])
     with pytest.raises(ValueError, match=rf"{file}.* delete the folder {newest} and resume .* from {earlier}$"):
         train.resume(folder)
-    train.remove_folder(newest)
+    run.remove_folder(newest)
     assert train.resume(folder)["env_steps"] >= 130
 
 

@@ -1,0 +1,372 @@
+"""The learner: takes the steps of any number of actors, trains at a set replay ratio, and sends policies back.
+
+    DIR/steps.zarr      every row that actors sent, as they came (step_log.py): the replay buffer is this, reopened
+    DIR/learner.json    where it listens
+    and run.json, metrics.csv, checkpoints/ ... as in run.py
+
+A checkpoint says how many rows had been learned from. Whatever kills this process, another one reads the rows up to
+there into its buffer, and takes the rows after it as if they had just come. So nothing is lost, and nothing counted
+twice: neither steps, nor episodes, nor updates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robot_rl import checkpoint
+from robot_rl.demo import check_demonstrations
+from robot_rl.episode import fields_of
+from robot_rl.files import FolderLock, read_json, write_json
+from robot_rl.intake import Intake, Taken
+from robot_rl.interrupt import Interrupted, StopSignals
+from robot_rl.link.security import Endpoint
+from robot_rl.link.server import LinkServer
+from robot_rl.log import MetricsLog, Progress, Rate, percent
+from robot_rl.run import (
+    GYM,
+    Run,
+    check_new,
+    checkpoints,
+    create,
+    describe,
+    extend,
+    load,
+    make_agent,
+    make_env,
+    make_spaces,
+    newest,
+)
+from robot_rl.session import (
+    Session,
+    clean,
+    demonstrate,
+    draw_batch,
+    evaluated_row,
+    finish,
+    make_session,
+    mean_of,
+    require_finite,
+    restore,
+    save,
+)
+from robot_rl.step_log import Layout, StepLog
+
+STORE = "steps.zarr"
+PUBLISH_S = 0.1  # between policies, at least
+INGEST_ROWS = 256  # between two updates
+LEAVE_S = 5.0  # actors have this long to go, at the end
+_SILENCE_S = 10.0  # without a step, after which it is said
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How actors reach the learner."""
+
+    endpoint: Endpoint
+    keys: Path | None = None
+
+
+Companions = Callable[[Endpoint], contextlib.AbstractContextManager[Callable[[], None]]]
+"""Given where the learner listens: what lives as long as it does; the value is called often, to look after it."""
+
+
+@contextlib.contextmanager
+def nobody(endpoint: Endpoint) -> Iterator[Callable[[], None]]:
+    """No companions: actors come by themselves."""
+    yield lambda: None
+
+
+@dataclass
+class Learner:
+    """Everything that changes while learning."""
+
+    session: Session
+    store: StepLog
+    intake: Intake
+    server: LinkServer
+    made: dict[int, tuple[int, float]] = field(default_factory=dict)  # by version: environment steps and time then
+    metrics: list[dict[str, Any]] = field(default_factory=list)  # of updates since the last row
+    published_s: float = 0.0
+    published: int = -1  # updates that the newest policy had
+    policy_age_steps: float | None = None
+
+    @property
+    def calls(self) -> int:
+        """How often the agent was updated, each time with ``utd_ratio`` updates of its critics."""
+        return self.session.counters.updates // self.session.run.agent_config.utd_ratio
+
+    @property
+    def due(self) -> int:
+        """How many such calls the steps are worth that have come and were not learned from: one each, from
+        ``learning_starts`` on, as in a process of its own."""
+        run, counters = self.session.run, self.session.counters
+        starts = max(1, run.agent_config.learning_starts)
+        return min(counters.env_steps, run.train.steps) - starts - self.calls
+
+    @property
+    def paced(self) -> bool:
+        """Whether actors wait for the learner: twins do, a real arm never does."""
+        return is_simulated(self.session.run)
+
+
+def is_simulated(run: Run) -> bool:
+    """Whether time waits for the policy in the world of ``run``."""
+    return run.world in ("sim", GYM)
+
+
+def learn(run: Run, folder: Path, serving: Serving, companions: Companions = nobody) -> dict[str, Any]:
+    """Make ``folder`` and learn in it from the actors that come; returns what ``summary.json`` then holds.
+
+    Raises as ``train.train`` does, and OSError where the endpoint is taken or the disk is full.
+    """
+    if run.offline:
+        raise ValueError(f"{run.agent} learns from demonstrations alone and has no use for actors: robot-rl train")
+    check_new(folder)
+    env = make_env(run) if is_simulated(run) else make_spaces(run)
+    try:
+        encoder, agent = make_agent(run, env)
+        if run.demo_share > 0:
+            check_demonstrations(run, env, "cost" in agent.stored)
+        create(folder, run, id=secrets.token_hex(8))
+        return _learn(make_session(run, folder, env, encoder, agent), serving, companions, resumed=False)
+    finally:
+        env.close()
+
+
+def last_address(folder: Path) -> Endpoint:
+    """Where the learner of ``folder`` listened the last time: its actors still ask for it there."""
+    return Endpoint.parse(read_json(folder / "learner.json", "give --listen HOST:PORT")["address"])
+
+
+def resume(folder: Path, serving: Serving, steps: int | None = None, companions: Companions = nobody) -> dict[str, Any]:
+    """Go on in ``folder``, to ``steps`` if given. Raises as ``learn`` does."""
+    run = load(folder)
+    env = make_env(run) if is_simulated(run) else make_spaces(run)
+    try:
+        if steps is not None and steps != run.train.steps:
+            run = replace(run, train=replace(run.train, steps=steps))
+            extend(folder, run.train)
+        return _learn(make_session(run, folder, env, *make_agent(run, env)), serving, companions, resumed=True)
+    finally:
+        env.close()
+
+
+def layout_of(session: Session) -> Layout:
+    """The rows that an actor of this run writes."""
+    extra = {name: shape for name, shape in session.agent.stored.items() if name != "cost"}
+    return Layout(fields_of(session.env.observation_space), session.replay.action_dim, extra)
+
+
+def _learn(session: Session, serving: Serving, companions: Companions, resumed: bool) -> dict[str, Any]:
+    run, folder = session.run, session.folder
+    lock = FolderLock(folder)
+    try:
+        clean(folder)
+        if resumed and checkpoints(folder):
+            restore(session, newest(folder), replay=False)
+        about = {"run": read_json(folder / "run.json", "begin another run")["id"]}
+        begun_s = time.monotonic() - session.counters.wall_s
+        with (
+            StepLog(folder / STORE, layout_of(session), about) as store,
+            MetricsLog(folder, "env_steps", session.steps if resumed else None) as log,
+            Progress(f"{run.task} {run.agent}", run.train.steps, session.steps) as progress,
+            StopSignals(progress.say, "this update") as stop,
+        ):
+            demonstrate(session, progress, stop)
+            if not stop():
+                intake = Intake(store.layout, session.encoder, session.replay, session.agent.stored)
+                _refill(session, store, intake, progress)
+                choice = {**describe(run), "demos": None}
+                server = LinkServer(
+                    serving.endpoint, serving.keys, about["run"], choice, store, paced=is_simulated(run)
+                )
+                try:
+                    learner = Learner(session, store, intake, server)
+                    write_json(folder / "learner.json", {"address": str(server.address), "pid": os.getpid()})
+                    progress.say(f"listening at {server.address}")
+                    with companions(server.address) as look_after:
+                        _loop(learner, log, progress, stop, begun_s, look_after)
+                        if stop.signum is None:
+                            _dismiss(server)
+                finally:
+                    server.close()
+        if stop.signum is not None:
+            raise Interrupted(
+                f"stopped at {session.steps} of {run.train.steps} steps; go on with: "
+                f"robot-rl learner --resume {shlex.quote(str(folder))}",
+                stop.signum,
+            )
+        return finish(session, begun_s)
+    finally:
+        lock.release()
+
+
+def _refill(session: Session, store: StepLog, intake: Intake, progress: Progress) -> None:
+    """Put the rows that the checkpoint has learned from into the buffer again: the newest, as many as it holds."""
+    rows = session.counters.rows
+    if rows > len(store):
+        raise ValueError(
+            f"{store.path} holds {len(store)} rows, the checkpoint has learned from {rows}: it was put back to an "
+            "older copy; delete the newest folder in checkpoints/ and resume again"
+        )
+    start = max(0, rows - 2 * session.run.train.replay_capacity - 1)  # at least half of the rows are transitions
+    if rows:
+        progress.say(f"reading {rows - start} rows of {store.path} into the replay buffer")
+    for block in store.blocks(start, rows, verify=True):
+        for row in block:
+            intake.take(row)
+
+
+def _loop(
+    learner: Learner, log: MetricsLog, progress: Progress, stop: StopSignals, begun_s: float, look_after: Callable
+) -> None:
+    """Until the steps have come and have been learned from, or ``stop`` says so."""
+    session, config = learner.session, learner.session.run.train
+    counters, rates = session.counters, (Rate(session.counters.env_steps), Rate(session.counters.updates))
+    saved, evaluated = session.steps, session.steps
+    quiet_s = time.monotonic()
+    pending: deque[dict[str, Any]] = deque()
+    try:
+        while not stop():
+            look_after()
+            for ended in _ingest(learner):
+                row = session.row() | ended | mean_of(learner.metrics) | _link_row(learner)
+                learner.metrics.clear()
+                require_finite(row, session)
+                env_rate, update_rate = rates[0].add(counters.env_steps), rates[1].add(counters.updates)
+                counters.wall_s = time.monotonic() - begun_s
+                if config.eval_every and session.steps // config.eval_every > evaluated // config.eval_every:
+                    evaluated = session.steps
+                    row |= evaluated_row(session) if learner.paced else {}
+                log.row(row | {"wall_s": counters.wall_s, "env_steps_per_s": env_rate, "updates_per_s": update_rate})
+                progress.update(session.steps, _facts(learner, env_rate, update_rate))
+            started_s = time.monotonic()
+            if learner.due > 0 and (batch := draw_batch(session)) is not None:
+                session.agent, metrics = session.agent.update(batch)
+                counters.updates += len(batch.reward)
+                learner.metrics.append(metrics)
+                pending.append(metrics)
+                if len(pending) > 1:  # one is computed while the next batch is drawn, and no more are waiting
+                    _await(pending.popleft())
+                counters.train_s += time.monotonic() - started_s
+                quiet_s = time.monotonic()
+            elif session.steps >= config.steps:
+                break
+            elif not learner.server.wait_for_rows(counters.rows, 0.2) and time.monotonic() - quiet_s > _SILENCE_S:
+                quiet_s = time.monotonic()
+                progress.say(_silence(learner))
+            _publish(learner)
+            if session.steps // config.checkpoint_every > saved // config.checkpoint_every:
+                saved = session.steps
+                log.sync()
+                save(session, replay=False)
+    finally:
+        for metrics in pending:
+            _await(metrics)
+    log.sync()
+    save(session, replay=False)
+
+
+def _ingest(learner: Learner) -> list[dict[str, Any]]:
+    """Take rows that came; the columns of episodes that ended with them."""
+    session, counters = learner.session, learner.session.counters
+    rows = []
+    for row in learner.store.read(counters.rows, min(learner.server.rows, counters.rows + INGEST_ROWS)):
+        taken = learner.intake.take(row)
+        counters.rows += 1
+        counters.env_steps += taken.step
+        _note_age(learner, taken)
+        if taken.ended is not None:
+            counters.count_episode(taken.ended.success, session.run.train.window)
+            rows.append(taken.ended.row())
+    steps = session.run.train.steps
+    starts = session.run.agent_config.learning_starts
+    lead = session.run.train.lead_steps
+    learner.server.allow(min(steps, starts + learner.calls + lead), counters.rows)
+    return rows
+
+
+def _note_age(learner: Learner, taken: Taken) -> None:
+    if taken.step and taken.policy in learner.made:
+        learner.policy_age_steps = learner.session.counters.env_steps - learner.made[taken.policy][0]
+
+
+def _publish(learner: Learner) -> None:
+    """Give actors the policy as it is now, not too often, and never a second one while the first is on its way."""
+    session, updates, now_s = learner.session, learner.session.counters.updates, time.monotonic()
+    if updates == learner.published or now_s - learner.published_s < PUBLISH_S or not learner.server.delivered:
+        return
+    random_first = session.run.agent_config.start_steps if not len(session.demos) else 0
+    if session.counters.env_steps < random_first:
+        return  # until then actors act at random
+    version = updates + 1
+    learner.server.publish(version, session.counters.env_steps, checkpoint.flatten(session.agent.policy))
+    learner.made[version] = session.counters.env_steps, now_s
+    for old in [known for known in learner.made if known < version - 1000 * session.run.agent_config.utd_ratio]:
+        del learner.made[old]
+    learner.published, learner.published_s = updates, now_s
+
+
+def _await(metrics: dict[str, Any]) -> None:
+    """Until the update that they are of is computed."""
+    for value in metrics.values():
+        np.asarray(value)
+
+
+def _link_row(learner: Learner) -> dict[str, Any]:
+    """How learner and actors keep up with one another, as columns of metrics.csv."""
+    counters, health = learner.session.counters, list(learner.server.present.values())
+    starts = max(1, learner.session.run.agent_config.learning_starts)
+    learned = counters.env_steps - starts
+    row: dict[str, Any] = {"replay_ratio": counters.updates / learned if learned > 0 else None}
+    row |= {"updates_due": learner.due, "rows_waiting": learner.server.rows - counters.rows}
+    row |= {"actors": len(health), "policy_age_steps": learner.policy_age_steps}
+    timed = [one for one in health if one.steps]
+    row["policy_age_s"] = max((one.policy_age_s for one in timed), default=None)
+    row["rows_unsent"] = sum(one.unsent for one in health)
+    row["period_p50_s"] = max((one.period_p50_s for one in timed), default=None)
+    row["period_p99_s"] = max((one.period_p99_s for one in timed), default=None)
+    steps = sum(one.steps for one in timed)
+    row["late_share"] = sum(one.late for one in timed) / steps if steps else None
+    row["policies_superseded"] = sum(one.superseded for one in health)
+    return row | {"messages_again": sum(one.retries for one in health), "messages_refused": learner.server.refused}
+
+
+def _facts(learner: Learner, env_rate: float, update_rate: float) -> dict[str, str]:
+    """What the progress line says."""
+    session = learner.session
+    facts = {} if session.success_rate is None else {"success": percent(session.success_rate)}
+    facts |= {"steps/s": f"{env_rate:.0f}", "updates/s": f"{update_rate:.0f}"}
+    ratio = _link_row(learner)["replay_ratio"]
+    facts |= {} if ratio is None else {"ratio": f"{ratio:.2f}/{session.run.agent_config.utd_ratio}"}
+    return facts | {"actors": str(len(learner.server.present))}
+
+
+def _silence(learner: Learner) -> str:
+    """Why nothing happens."""
+    present = learner.server.present
+    if not present:
+        return (
+            f"waiting for steps: no actor is there. Start one: robot-rl actor --learner {learner.server.address} "
+            "--out DIR"
+        )
+    return f"ahead of the data: waiting for steps of {', '.join(sorted(present))}"
+
+
+def _dismiss(server: LinkServer) -> None:
+    """Tell the actors that the run has what it wants, and give them time to go."""
+    server.stop_actors()
+    end_s = time.monotonic() + LEAVE_S
+    while server.following and time.monotonic() < end_s:
+        time.sleep(0.05)
