@@ -22,6 +22,7 @@ from tyro.conf import (
     subcommand,
 )
 
+from robot_rl.cli_keys import Keys
 from robot_rl.cli_rig import Arm, Calibrate
 from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
 
@@ -275,6 +276,7 @@ Command = (
     | Annotated[Call, subcommand("call")]
     | Annotated[RecordBag, subcommand("record-bag")]
     | Annotated[ReplayBag, subcommand("replay-bag")]
+    | Annotated[Keys, subcommand("keys")]
 )
 
 

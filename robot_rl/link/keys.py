@@ -39,6 +39,13 @@ _EARLY = datetime.timedelta(days=1)  # valid from then on: a robot's clock may b
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")  # resolvers read a name that ends so as an address: 127.1, 0x7f.1
 _TOKEN = re.compile(rb"[0-9a-f]{64}")
+_NOT_A_CERTIFICATE = (  # what cryptography raises for one
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 _REMEDY = "copy it again from where `robot-rl keys make` wrote it, or make new keys for all machines"
 
 
@@ -101,8 +108,9 @@ def make(folder: Path | str, hosts: Sequence[str], days: int = 825, keep_ca: boo
     content = _content(names, days, keep_ca)
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))  # 0700
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
         try:
+            draft.chmod(0o700)  # whatever the umask took away
             for name, data in content.items():
                 _write(draft / name, data, 0o600 if name in _PRIVATE else 0o644)
             sync_tree(draft)
@@ -134,18 +142,18 @@ def load(folder: Path | str, side: Side) -> Keys:
         raise ValueError(f"{key_file} is damaged (not a private key): {_REMEDY}") from None  # nothing of it is shown
     if not _TOKEN.fullmatch(token):
         raise ValueError(f"{token_file} is damaged (not 64 hexadecimal digits): {_REMEDY}")
-    for path, checked in ((ca_file, ca), (certificate_file, certificate)):
-        _check_dates(path, checked)
     if not _may(ca, None):
         raise ValueError(f"{ca_file} is not the certificate of an authority: {_REMEDY}")
     if not _may(certificate, side):
         raise ValueError(f"{certificate_file} is not a certificate for the {side}'s side: {_REMEDY}")
-    try:
-        certificate.verify_directly_issued_by(ca)
-    except (ValueError, TypeError, InvalidSignature):
-        raise ValueError(f"{certificate_file} was not issued by {ca_file}, files of two makes: {_REMEDY}") from None
+    if not _issued(ca, ca):
+        raise ValueError(f"{ca_file} is damaged (its signature is wrong): {_REMEDY}")
+    if not _issued(certificate, ca):
+        raise ValueError(f"{certificate_file} is damaged, or was not issued by {ca_file}: {_REMEDY}")
+    for path, checked in ((ca_file, ca), (certificate_file, certificate)):
+        _check_dates(path, checked)
     if key.public_key() != certificate.public_key():
-        raise ValueError(f"{key_file} is not the key of {certificate_file}, files of two makes: {_REMEDY}")
+        raise ValueError(f"{key_file} is not the key of {certificate_file}: {_REMEDY}")
     expires = min(ca.not_valid_after_utc, certificate.not_valid_after_utc)
     return Keys(ca_pem, certificate_pem, key_pem, token.decode(), expires)
 
@@ -163,11 +171,9 @@ def describe(folder: Path | str) -> tuple[list[str], bool]:
     for name in have:
         certificate = _certificate(folder / name, _read(folder / name))
         until = certificate.not_valid_after_utc
-        left = (until - _now()).days
-        lines.append(
-            f"{name}: {certificate.subject.rfc4514_string()}, until {_day(until)} "
-            + (f"({left} days)" if left >= 0 else "(EXPIRED)")
-        )
+        left_s = (until - _now()).total_seconds()
+        left = f"{round(left_s / 86400)} days" if left_s >= 0 else "EXPIRED"
+        lines.append(f"{name}: {certificate.subject.rfc4514_string()}, until {_day(until)} ({left})")
         if hosts := _hosts_of(certificate):
             lines.append(f"  hosts: {', '.join(hosts)}")
         if name == "ca.crt":  # the same on all machines
@@ -267,7 +273,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _write(path: Path, data: bytes, mode: int) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(handle, "wb") as file:
-        os.fchmod(handle, mode)  # whatever the umask takes away
+        os.fchmod(handle, mode)
         file.write(data)
 
 
@@ -292,8 +298,10 @@ def _certificate(path: Path, pem: bytes) -> x509.Certificate:
     """The one certificate in ``pem``: a second one would be trusted, too, without having been checked."""
     try:
         (certificate,) = x509.load_pem_x509_certificates(pem)
-        certificate.extensions  # noqa: B018  # parsed here, not where they are looked at
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        # Parsed here, not where they are looked at.
+        _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.signature_hash_algorithm
+    except _NOT_A_CERTIFICATE as error:
         raise ValueError(f"{path} is damaged (not one certificate): {_REMEDY}") from error
     return certificate
 
@@ -322,6 +330,14 @@ def _may(certificate: x509.Certificate, side: Side | None) -> bool:
     except x509.ExtensionNotFound:
         return False
     return list(usage) == [_USAGE[side]]
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _hosts_of(certificate: x509.Certificate) -> list[str]:
