@@ -28,9 +28,8 @@ class KeysMake:
         keys.make(self.out, self.host, self.days, self.keep_ca)
         print("\n".join(keys.describe(self.out)[0]))
         for side in keys.SIDES:
-            print(
-                f"copy to {'the learner' if side == 'learner' else 'every actor'}: {' '.join(str(self.out / name) for name in keys.files_of(side))}"
-            )
+            files = " ".join(str(self.out / name) for name in keys.files_of(side))
+            print(f"copy to {'the learner' if side == 'learner' else 'every actor'}: {files}")
         if self.keep_ca:
             print(f"copy to no machine: {self.out / 'ca.key'}")
         print(
