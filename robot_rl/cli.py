@@ -23,6 +23,7 @@ from tyro.conf import (
 )
 
 from robot_rl.cli_fleet import Actor, Learner
+from robot_rl.cli_keys import Keys
 from robot_rl.cli_rig import Arm, Calibrate
 from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
 
@@ -283,6 +284,7 @@ Command = (
     | Annotated[Call, subcommand("call")]
     | Annotated[RecordBag, subcommand("record-bag")]
     | Annotated[ReplayBag, subcommand("replay-bag")]
+    | Annotated[Keys, subcommand("keys")]
 )
 
 
