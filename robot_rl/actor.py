@@ -174,17 +174,14 @@ class _Actor:
         self._rng = np.random.default_rng([run.seed, 13, place.index, sender.incarnation])
 
     def health(self) -> Any:
-        """For the learner's metrics; asked for by the courier's thread."""
+        """For the learner's metrics; asked for by the courier's thread, which adds how it is doing itself."""
         policy, pace = self._policy, self._pace
         return pb.Health(
-            unsent=self.courier.unsent,
             period_p50_s=pace.percentile(0.5),
             period_p99_s=pace.percentile(0.99),
             late=pace.late,
             steps=pace.steps,
             policy_age_s=time.monotonic() - policy.arrived_s if policy is not None else 0.0,
-            superseded=self.courier.superseded,
-            retries=self.courier.retries,
         )
 
     def play(self, stop: Callable[[], bool]) -> None:

@@ -66,6 +66,7 @@ STORE = "steps.zarr"
 PUBLISH_S = 0.1  # between policies, at least
 INGEST_ROWS = 256  # between two updates
 LEAVE_S = 5.0  # actors have this long to go, at the end
+_TELL_S = 0.5
 _SILENCE_S = 10.0  # without a step, after which it is said
 
 
@@ -146,7 +147,10 @@ def learn(run: Run, folder: Path, serving: Serving, companions: Companions = nob
 
 def last_address(folder: Path) -> Endpoint:
     """Where the learner of ``folder`` listened the last time: its actors still ask for it there."""
-    return Endpoint.parse(read_json(folder / "learner.json", "give --listen HOST:PORT")["address"])
+    path = folder / "learner.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no learner.json, which says where it listened: give --listen HOST:PORT")
+    return Endpoint.parse(read_json(path, "give --listen HOST:PORT")["address"])
 
 
 def resume(folder: Path, serving: Serving, steps: int | None = None, companions: Companions = nobody) -> dict[str, Any]:
@@ -235,7 +239,7 @@ def _loop(
     session, config = learner.session, learner.session.run.train
     counters, rates = session.counters, (Rate(session.counters.env_steps), Rate(session.counters.updates))
     saved, evaluated = session.steps, session.steps
-    quiet_s = time.monotonic()
+    quiet_s, told_s = time.monotonic(), 0.0
     pending: deque[dict[str, Any]] = deque()
     try:
         while not stop():
@@ -250,8 +254,11 @@ def _loop(
                     evaluated = session.steps
                     row |= evaluated_row(session) if learner.paced else {}
                 log.row(row | {"wall_s": counters.wall_s, "env_steps_per_s": env_rate, "updates_per_s": update_rate})
-                progress.update(session.steps, _facts(learner, env_rate, update_rate))
             started_s = time.monotonic()
+            if started_s - told_s > _TELL_S:
+                told_s = started_s
+                now = rates[0].add(counters.env_steps), rates[1].add(counters.updates)
+                progress.update(session.steps, _facts(learner, *now))
             if learner.due > 0 and (batch := draw_batch(session)) is not None:
                 session.agent, metrics = session.agent.update(batch)
                 counters.updates += len(batch.reward)
@@ -303,9 +310,10 @@ def _note_age(learner: Learner, taken: Taken) -> None:
 
 
 def _publish(learner: Learner) -> None:
-    """Give actors the policy as it is now, not too often, and never a second one while the first is on its way."""
+    """Give actors the policy as it is now, not too often: to fetch it from the device waits for the update."""
     session, updates, now_s = learner.session, learner.session.counters.updates, time.monotonic()
-    if updates == learner.published or now_s - learner.published_s < PUBLISH_S or not learner.server.delivered:
+    wanted = learner.published < 0 or learner.server.following
+    if updates == learner.published or now_s - learner.published_s < PUBLISH_S or not wanted:
         return
     random_first = session.run.agent_config.start_steps if not len(session.demos) else 0
     if session.counters.env_steps < random_first:
@@ -350,6 +358,8 @@ def _facts(learner: Learner, env_rate: float, update_rate: float) -> dict[str, s
     facts |= {"steps/s": f"{env_rate:.0f}", "updates/s": f"{update_rate:.0f}"}
     ratio = _link_row(learner)["replay_ratio"]
     facts |= {} if ratio is None else {"ratio": f"{ratio:.2f}/{session.run.agent_config.utd_ratio}"}
+    if (owed := learner.due) > session.run.train.lead_steps:
+        facts["behind"] = f"{owed} updates"
     return facts | {"actors": str(len(learner.server.present))}
 
 

@@ -42,7 +42,6 @@ class Peer:
     heard_s: float = field(default_factory=time.monotonic)
     health: Any = field(default_factory=pb.Health)
     followers: set[asyncio.Event] = field(default_factory=set)
-    sent: int = 0  # version of the newest policy that it was given
 
     @property
     def present(self) -> bool:
@@ -126,11 +125,6 @@ class LinkServer:
     def present(self) -> dict[str, Any]:
         """Health of the actors that are there, by name."""
         return {peer.name: peer.health for peer in list(self._peers.values()) if peer.present}
-
-    @property
-    def delivered(self) -> bool:
-        """Whether every actor that follows has the newest policy on its way."""
-        return all(peer.sent == self._policy[0] for peer in list(self._peers.values()) if peer.followers)
 
     @property
     def following(self) -> int:
@@ -295,7 +289,7 @@ class LinkServer:
                 news = pb.News(granted=self._granted(peer), stop=self._stop).SerializeToString()
                 peer.heard_s = time.monotonic()
                 yield (policy if version != sent else b"") + news  # messages are merged by joining their bytes
-                sent = peer.sent = version
+                sent = version
                 try:
                     await asyncio.wait_for(changed.wait(), HEARTBEAT_S)
                 except TimeoutError:
