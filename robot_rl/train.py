@@ -45,6 +45,7 @@ from robot_rl.run import (
     remove_folder,
 )
 from robot_rl.store import EpisodeReader, EpisodeWriter, StoreInfo, load_into
+from robot_rl.trackers import check_tracker
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -101,6 +102,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     after Ctrl-C or SIGTERM. Each leaves the last checkpoint whole.
     """
     check_new(folder)
+    check_tracker(run.train.tracker)
     env = make_env(run)  # before the folder is made, so that a wrong name leaves none behind
     try:
         encoder, agent = make_agent(run, env)
@@ -142,21 +144,23 @@ def _train(session: Session, resume: bool) -> dict[str, Any]:
             _restore(session, newest(folder))
         begun_s = time.monotonic() - session.counters.wall_s
         name = "updates" if run.offline else "env_steps"
-        with (
-            MetricsLog(folder, name, session.steps if resume else None) as log,
-            Progress(f"{run.task} {run.agent}", run.train.steps, session.steps) as progress,
-            StopSignals(progress.say) as stop,
-        ):
-            _demonstrate(session, progress, stop)
-            if not stop():
-                _loop(session, log, progress, stop, begun_s)
-        if stop.signum is not None:
-            raise Interrupted(
-                f"stopped at {session.steps} of {run.train.steps} steps; go on with: "
-                f"robot-rl train --resume {shlex.quote(str(folder))}",
-                stop.signum,
-            )
-        return _finish(session, begun_s)
+        with MetricsLog(folder, name, session.steps if resume else None, run.train.tracker) as log:
+            with (
+                Progress(f"{run.task} {run.agent}", run.train.steps, session.steps) as progress,
+                StopSignals(progress.say) as stop,
+            ):
+                _demonstrate(session, progress, stop)
+                if not stop():
+                    _loop(session, log, progress, stop, begun_s)
+            if stop.signum is not None:
+                raise Interrupted(
+                    f"stopped at {session.steps} of {run.train.steps} steps; go on with: "
+                    f"robot-rl train --resume {shlex.quote(str(folder))}",
+                    stop.signum,
+                )
+            summary = _finish(session, begun_s)
+            log.result(summary)
+            return summary
     finally:
         lock.release()
 
