@@ -32,7 +32,7 @@ class CompareRuns:
     """Compare runs, grouped by what differs apart from the seed: interquartile mean with a bootstrap 95 % interval, and
     against the first group the paired difference over common seeds and the probability of improvement."""
 
-    dirs: Positional[tuple[Path, ...]]
+    dirs: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR ...", help_behavior_hint="")]
     """run folders, or folders of them at any depth"""
     by: Literal["settings", "folder"] = "settings"
     """what makes a group: task, arm, agent and the settings that differ; or each DIR, whatever is in it"""

@@ -129,10 +129,9 @@ def read(folder: Path, name: str | None = None) -> Record:
         record = _choices(record, read_json(folder / "run.json", _REMEDY))
         record = _progress(record)
         return replace(_outcome(record), state=_state(record))
-    except (OSError, ValueError, csv.Error) as error:
-        return replace(record, state="damaged", problem=str(error))
-    except (KeyError, TypeError, AttributeError) as error:
-        return replace(record, state="damaged", problem=f"{folder / 'run.json'} is damaged ({error!r}): {_REMEDY}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        told = str(error) if str(folder) in str(error) else f"{folder} is damaged ({error!r}): {_REMEDY}"
+        return replace(record, state="damaged", problem=told)
 
 
 def differing(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -200,9 +199,11 @@ def _natural(folder: Path) -> list[tuple[bool, int, str]]:
 
 
 def _choices(record: Record, values: Mapping[str, Any]) -> Record:
-    if values.get("format") != FORMAT:
-        path = record.folder / "run.json"
-        raise ValueError(f"{path} has format {values.get('format')}, this version reads {FORMAT}: use the one it names")
+    path = record.folder / "run.json"
+    if "format" not in values:
+        raise ValueError(f"{path} is damaged (no format): {_REMEDY}")
+    if values["format"] != FORMAT:
+        raise ValueError(f"{path} has format {values['format']}, this version reads {FORMAT}: use the one it names")
     settings = {
         f"{section}.{name}": value
         for section, config in values["configs"].items()
@@ -238,16 +239,17 @@ def _outcome(record: Record) -> Record:
     summary = read_json(path, _REMEDY) if path.is_file() and _state(record) == "finished" else {}
     if not summary:
         return record
-    rate, episodes, wall_s = (summary.get(name) for name in ("success_rate", "eval_episodes", "wall_s"))
+    named = ("success_rate", "mean_return", "eval_episodes", "wall_s")
+    rate, total, episodes, wall_s = (None if (value := summary.get(name)) is None else float(value) for name in named)
     interval = summary.get("success_interval")
     if interval is None and rate is not None and episodes:
-        interval = wilson(round(rate * episodes), episodes)
+        interval = wilson(round(rate * episodes), int(episodes))
     return replace(
         record,
         final_success=rate,
         final_interval=None if interval is None else (float(interval[0]), float(interval[1])),
-        final_return=summary.get("mean_return"),
-        eval_episodes=episodes,
+        final_return=total,
+        eval_episodes=None if episodes is None else int(episodes),
         minutes=record.minutes if wall_s is None else wall_s / 60.0,
     )
 

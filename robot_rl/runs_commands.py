@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from robot_rl import cli_runs
 
+_LISTED = ("name", "task", "arm", "agent", "seed", "steps", "state", "success", "final", "min", "when")
 _WIDE = 100_000  # columns, off a terminal: a line of the table is a line of the file
 
 
@@ -32,7 +33,7 @@ def list_runs(command: cli_runs.ListRuns) -> int:
         for record in records:
             print(json.dumps(_finite(_about(record) | _results(record))))
         return 0
-    table = _table("name", "task", "arm", "agent", *["seed", "steps", "state", "success", "final", "minutes", "when"])
+    table = _table(*_LISTED, gap=1)
     for record in records:
         table.add_row(*_cells(record))
     _print(table)
@@ -154,7 +155,7 @@ def _cells(record: Record) -> list[str]:
 def _when(created: str) -> str:
     """The minute in local time."""
     try:
-        return datetime.datetime.fromisoformat(created).astimezone().strftime("%y-%m-%d %H:%M")
+        return datetime.datetime.fromisoformat(created).astimezone().strftime("%m-%d %H:%M")
     except ValueError:
         return created
 
@@ -211,16 +212,16 @@ def _number(value: float | None, kind: str, signed: bool = False) -> str:
     return formats.get(kind, f"{value:{sign}.4g}")
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, gap: int = 2) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    words = {"name", "task", "arm", "agent", "state", "group", "when"}
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for name in columns:
-        if name in words:
-            table.add_column(name, overflow="fold", no_wrap=name not in ("name", "group", "task"))
+        if name in ("name", "task", "group"):  # what gives way on a narrow terminal
+            table.add_column(name, overflow="fold", min_width=8 if name == "name" else None)
         else:
-            table.add_column(name, justify="right", no_wrap=True)
+            left = name in ("arm", "agent", "state", "when")
+            table.add_column(name, justify="left" if left else "right", no_wrap=True)
     return table
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,12 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         purge_step = None if place.keep_steps is None else place.keep_steps + 1  # the first one that is dropped
-        self._writer = SummaryWriter(str(place.folder / "tensorboard"), purge_step=purge_step, flush_secs=20)
+        self._writer = SummaryWriter(
+            str(place.folder / "tensorboard"),
+            purge_step=purge_step,
+            flush_secs=20,
+            filename_suffix=f".{time.time_ns() % 10**9:09}",  # names go by the second: one made in the same replaces it
+        )
 
     def row(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
