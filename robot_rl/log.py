@@ -43,8 +43,8 @@ class MetricsLog:
         self._columns: list[str] = []
         if keep_steps is None and self._path.exists():
             raise FileExistsError(f"{self._path} exists: resume the run, or train into another folder")
-        logged = None if keep_steps is None else _last_step(self._path, step_name)
-        self._sink = open_sink(tracker, Place(folder, keep_steps, logged))
+        kept = () if keep_steps is None else _kept(self._path, step_name, keep_steps)
+        self._sink = open_sink(tracker, Place(folder, keep_steps, kept))
         if keep_steps is not None:
             self._columns = _truncate(self._path, step_name, keep_steps)
         with disk_errors(self._path):
@@ -111,10 +111,14 @@ def read_columns(path: Path) -> dict[str, list[float]]:
     return columns
 
 
-def _last_step(path: Path, step_name: str) -> int | None:
-    """The last step in the file, if there is a whole row."""
+def _kept(path: Path, step_name: str, keep_steps: int) -> list[tuple[int, dict[str, float]]]:
+    """Step and numbers of each row up to ``keep_steps``."""
     rows = read_metrics(path) if path.exists() else []
-    return int(rows[-1][step_name]) if rows else None
+    return [
+        (int(row[step_name]), {name: float(text) for name, text in row.items() if text and name != step_name})
+        for row in rows
+        if int(row[step_name]) <= keep_steps
+    ]
 
 
 def _truncate(path: Path, step_name: str, keep_steps: int) -> list[str]:

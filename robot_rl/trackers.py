@@ -6,13 +6,15 @@ A sink is one class with ``row``, ``result`` and ``close``, and one line in ``op
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import os
 import re
 import shlex
+import struct
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,7 +49,7 @@ class Place:
 
     folder: Path
     keep_steps: int | None = None  # on resume, the step to go on from
-    logged_steps: int | None = None  # and the last one that was logged before the break, which may lie behind it
+    kept: Sequence[tuple[int, Mapping[str, float]]] = ()  # and the rows up to there, as ``row`` takes them
 
 
 def open_sink(tracker: str, place: Place) -> Sink | None:
@@ -97,8 +99,9 @@ class Wandb:
     and of run.json the choices and configs without addresses; no console output, code, command line, host name or
     machine statistics.
 
-    W&B cannot take a row back. What is repeated after a break has the numbers that W&B already holds (all but the
-    wall clock), so its rule is: a step that was logged before is not logged again.
+    W&B cannot take a row back, and a killed process leaves it a few rows short. So on resume it is asked up to which
+    step it has the run: what it lacks of metrics.csv is logged first, and what is done again but was there before, with
+    the same numbers (all but the wall clock), is left out.
     """
 
     def __init__(self, place: Place) -> None:
@@ -127,11 +130,13 @@ class Wandb:
                 f"W&B did not start ({_without_key(error)}): look at network and `wandb login`, then {again}; or keep "
                 f"the data here to sync later, WANDB_MODE=offline {again}"
             ) from None  # the cause may name more than the text above, in which the key is masked
-        held = int(self._run.starting_step) - 1 if self._run.resumed else place.logged_steps
-        self._held = -1 if held is None else held
+        resumed = place.keep_steps is not None
+        self._held = _held(self._run, place.folder / "wandb", identity["id"]) if resumed else -1
         known = {"offline": f"offline in {place.folder / 'wandb'}", "disabled": "disabled, nothing is kept"}
         where = known.get(_mode()) or self._run.url  # which offline warns of itself
         _say(f"W&B: run {identity['id']} of project {identity['project']}, {where}")
+        for step, numbers in place.kept:
+            self.row(step, numbers)
 
     def row(self, step: int, numbers: Mapping[str, float]) -> None:
         if step > self._held:
@@ -228,6 +233,41 @@ def _identity(folder: Path) -> dict[str, Any]:
     }
     write_json(path, identity)
     return identity
+
+
+def _held(run: Any, folder: Path, identity: str) -> int:
+    """The last step that W&B has of the run: its server says so, or offline the files in ``folder``; -1 for none."""
+    if _mode() != "offline":
+        return int(run.starting_step) - 1 if run.resumed else -1
+    return max((step for path in folder.glob(f"*run-*/run-{identity}.wandb") for step in _steps(path)), default=-1)
+
+
+def _steps(path: Path) -> Iterator[int]:
+    """The steps in a .wandb file, up to where it was cut off.
+
+    It has LevelDB's log format: after 7 bytes of its own, blocks of 32 KiB of chunks (crc, length, kind), and a record
+    is one chunk (kind 1), or a first (2), middle ones (3) and a last (4).
+    """
+    from google.protobuf.message import DecodeError
+
+    read = importlib.import_module("wandb.proto.wandb_internal_pb2").Record.FromString  # made at run time
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        part, at = data[at + 7 : at + 7 + length], at + 7 + length
+        whole = part if kind in (1, 2) else whole + part
+        if len(part) < length or kind == 0:
+            return
+        if kind in (1, 4):
+            try:
+                record = read(whole)
+            except DecodeError:
+                return
+            if record.WhichOneof("record_type") == "history":
+                yield int(record.history.step.num)
 
 
 def _public(value: Any) -> Any:

@@ -120,7 +120,7 @@ def test_a_run_from_before_there_were_trackers_is_resumed(tmp_path: Path) -> Non
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 SESSION = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from robot_rl.log import MetricsLog
 keep = int(sys.argv[2]) if len(sys.argv) > 2 else None
@@ -128,6 +128,8 @@ with MetricsLog(Path(sys.argv[1]), "env_steps", keep, "wandb") as log:
     for step in range((keep or 0) + 10, (keep or 0) + 50, 10):
         log.row({"env_steps": step, "return": step / 10, "loss": None})
     log.result({"success_rate": 0.75, "wall_s": 3.0})
+    if len(sys.argv) > 3:
+        os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -181,6 +183,19 @@ def test_a_resumed_run_is_one_wandb_run_with_each_step_once(tmp_path: Path) -> N
     written = b"".join(path.read_bytes() for path in folder.glob("wandb/**/*") if path.is_file())
     for secret in (KEY, "192.0.2.77", "--secret"):
         assert secret.encode() not in written, secret
+
+
+@needs_wandb
+def test_rows_that_a_killed_process_did_not_hand_over_follow(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    (folder / "metrics.csv").write_text("")
+    for words in (["0", "killed"], ["40"]):
+        subprocess.run(
+            [sys.executable, "-c", SESSION, str(folder), *words], env=os.environ | {"WANDB_MODE": "offline"},
+            capture_output=True, check=words == ["40"],
+        )  # fmt: skip
+    logged = [row["_step"] for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")) for row in history(path)]
+    assert logged == [10, 20, 30, 40, 50, 60, 70, 80]
 
 
 @needs_wandb
@@ -248,15 +263,25 @@ def test_training_goes_on_where_wandb_fails(tmp_path: Path, monkeypatch: pytest.
     assert err.count("W&B failed") == 1 and "lost, key ***" in err and KEY not in err and "wandb sync" in err
 
 
-def test_what_the_server_holds_is_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, server = run_folder(tmp_path / "run"), FakeRun(resumed=True, starting_step=31)
-    (folder / "metrics.csv").write_text("env_steps,return\n10,1.0\n20,1.0\n30,1.0\n40,1.0\n")
+@pytest.mark.parametrize(
+    ("held", "sent"),
+    [
+        (30, [40, 50]),  # 40 was logged here, and had not come to the server
+        (10, [20, 30, 40, 50]),  # nor had 20, which is not done again: it comes from metrics.csv
+        (None, [10, 20, 30, 40, 50]),  # a server that knows nothing of the run
+    ],
+)
+def test_the_server_gets_each_step_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int | None, sent: list[int]
+) -> None:
+    folder = run_folder(tmp_path / "run")
+    server = FakeRun() if held is None else FakeRun(resumed=True, starting_step=held + 1)
+    (folder / "metrics.csv").write_text("env_steps,return,loss\n10,1.0,\n20,1.0,\n30,1.0,0.5\n40,1.0,0.5\n")
     fake(monkeypatch, server)
     with MetricsLog(folder, "env_steps", 20, "wandb") as log:
         for step in (30, 40, 50):
             log.row({"env_steps": step, "return": 1.0})
-    assert server.steps == [40, 50]  # 40 was logged here, and had not come to the server
-    assert server.exit_code == 0
+    assert server.steps == sent and server.exit_code == 0
 
 
 def test_a_broken_off_training_is_told_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
