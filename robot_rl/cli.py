@@ -1,4 +1,4 @@
-"""The command line: ``robot-rl tasks | demo | train | eval | plot | video | study | bench``, and ``cli_ros.py``.
+"""The command line: ``robot-rl tasks | demo | train | eval | runs | plot | video | study | bench``, and ``cli_ros.py``.
 
 Only what parses the command is imported here; each command imports what it needs, so that ``--help`` answers at once.
 """
@@ -26,6 +26,7 @@ from robot_rl.cli_fleet import Actor, Learner
 from robot_rl.cli_keys import Keys
 from robot_rl.cli_rig import Arm, Calibrate
 from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
+from robot_rl.cli_runs import Runs
 
 PACKAGES = ("robot_rl", "controllers", "tasks", "sim", "hardware")
 
@@ -271,6 +272,7 @@ Command = (
     | Annotated[Learner, subcommand("learner")]
     | Annotated[Actor, subcommand("actor")]
     | Annotated[Eval, subcommand("eval")]
+    | Annotated[Runs, subcommand("runs")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Video, subcommand("video")]
     | Annotated[Study, subcommand("study")]

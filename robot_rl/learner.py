@@ -61,6 +61,7 @@ from robot_rl.session import (
     save,
 )
 from robot_rl.step_log import Layout, StepLog
+from robot_rl.trackers import check_tracker
 
 STORE = "steps.zarr"
 PUBLISH_S = 0.1  # between policies, at least
@@ -134,6 +135,7 @@ def learn(run: Run, folder: Path, serving: Serving, companions: Companions = nob
     if run.offline:
         raise ValueError(f"{run.agent} learns from demonstrations alone and has no use for actors: robot-rl train")
     check_new(folder)
+    check_tracker(run.train.tracker)
     env = make_env(run) if is_simulated(run) else make_spaces(run)
     try:
         encoder, agent = make_agent(run, env)
@@ -183,37 +185,46 @@ def _learn(session: Session, serving: Serving, companions: Companions, resumed: 
         begun_s = time.monotonic() - session.counters.wall_s
         with (
             StepLog(folder / STORE, layout_of(session), about) as store,
-            MetricsLog(folder, "env_steps", session.steps if resumed else None) as log,
-            Progress(f"{run.task} {run.agent}", run.train.steps, session.steps) as progress,
-            StopSignals(progress.say, "this update") as stop,
+            MetricsLog(folder, "env_steps", session.steps if resumed else None, run.train.tracker) as log,
         ):
-            demonstrate(session, progress, stop)
-            if not stop():
-                intake = Intake(store.layout, session.encoder, session.replay, session.agent.stored)
-                _refill(session, store, intake, progress)
-                choice = {**describe(run), "demos": None}
-                server = LinkServer(
-                    serving.endpoint, serving.keys, about["run"], choice, store, paced=is_simulated(run)
+            with (
+                Progress(f"{run.task} {run.agent}", run.train.steps, session.steps) as progress,
+                StopSignals(progress.say, "this update") as stop,
+            ):
+                demonstrate(session, progress, stop)
+                if not stop():
+                    _serve(session, store, log, progress, stop, serving, companions, begun_s)
+            if stop.signum is not None:
+                raise Interrupted(
+                    f"stopped at {session.steps} of {run.train.steps} steps; go on with: "
+                    f"robot-rl learner --resume {shlex.quote(str(folder))}",
+                    stop.signum,
                 )
-                try:
-                    learner = Learner(session, store, intake, server)
-                    write_json(folder / "learner.json", {"address": str(server.address), "pid": os.getpid()})
-                    progress.say(f"listening at {server.address}")
-                    with companions(server.address) as look_after:
-                        _loop(learner, log, progress, stop, begun_s, look_after)
-                        if stop.signum is None:
-                            _dismiss(server)
-                finally:
-                    server.close()
-        if stop.signum is not None:
-            raise Interrupted(
-                f"stopped at {session.steps} of {run.train.steps} steps; go on with: "
-                f"robot-rl learner --resume {shlex.quote(str(folder))}",
-                stop.signum,
-            )
-        return finish(session, begun_s)
+            return finish(session, log, begun_s)
     finally:
         lock.release()
+
+
+def _serve(
+    session: Session, store: StepLog, log: MetricsLog, progress: Progress, stop: StopSignals, serving: Serving,
+    companions: Companions, begun_s: float,
+) -> None:  # fmt: skip
+    """Learn with actors coming and going, until the run has what it wants or ``stop`` says so."""
+    run, folder = session.run, session.folder
+    intake = Intake(store.layout, session.encoder, session.replay, session.agent.stored)
+    _refill(session, store, intake, progress)
+    choice = {**describe(run), "demos": None}  # where the demonstrations lie is nobody else's business
+    server = LinkServer(serving.endpoint, serving.keys, store.about["run"], choice, store, paced=is_simulated(run))
+    try:
+        learner = Learner(session, store, intake, server)
+        write_json(folder / "learner.json", {"address": str(server.address), "pid": os.getpid()})
+        progress.say(f"listening at {server.address}")
+        with companions(server.address) as look_after:
+            _loop(learner, log, progress, stop, begun_s, look_after)
+            if stop.signum is None:
+                _dismiss(server)
+    finally:
+        server.close()
 
 
 def _refill(session: Session, store: StepLog, intake: Intake, progress: Progress) -> None:
