@@ -109,7 +109,7 @@ def places(info: StoreInfo, environment: Collection[str] = (), leave_out: Collec
         else:
             feature = ENVIRONMENT if name in environment else STATE
             place = Place(name, shape, dtype, feature, filled[feature])
-            if dtype != "float32" and place.size:
+            if dtype != "float32":
                 place = replace(place, exact=EXACT + dotted)
             filled[feature] += place.size
         key = place.feature if place.is_image else place.exact

@@ -90,9 +90,8 @@ class Dataset:
                     f"expected, there are {held}; {_AGAIN}"
                 )
             if not np.array_equal(layout.numpy_rows(table.column("frame_index")).ravel(), np.arange(len(table))):
-                raise ValueError(
-                    f"{self.root / 'data'}: frame_index of episode {index} does not count from 0; {_AGAIN}"
-                )
+                wanted = f"0 to {len(table) - 1} in order"
+                raise ValueError(f"{self.root / 'data'}: frame_index of episode {index} is not {wanted}; {_AGAIN}")
             count += 1
             yield Raw(index, row, {name: table.column(name) for name in stored})
         if count != len(self):

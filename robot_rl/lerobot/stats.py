@@ -2,6 +2,7 @@
 
 Statistics of all episodes are exact, but for quantiles of numbers in datasets of more than ``SAMPLE`` frames, which are
 those of every second, fourth ... frame. Pictures are counted by their 256 values, every pixel, and told in [0, 1].
+Numbers beyond float32 count as its largest: whoever normalises has float32, and squares stay finite.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ Statistics = dict[str, np.ndarray]
 
 def of_rows(rows: np.ndarray) -> Statistics:
     """Statistics (D,) of rows (T,) or (T, D); ``count`` (1,) is T."""
-    values = rows.reshape(len(rows), -1).astype(np.float64)
+    values = _values(rows)
     told = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
     told |= {"count": np.array([len(rows)])}
     return told | dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0), strict=True))
+
+
+def _values(rows: np.ndarray) -> np.ndarray:
+    most = float(np.finfo(np.float32).max)
+    return np.clip(rows.reshape(len(rows), -1).astype(np.float64), -most, most)
 
 
 def histogram(images: np.ndarray) -> np.ndarray:
@@ -58,7 +64,7 @@ class Running:
 
     def add(self, rows: np.ndarray, told: Statistics) -> None:
         """Rows (T, D) and their ``of_rows``."""
-        values = rows.reshape(len(rows), -1).astype(np.float64)
+        values = _values(rows)
         self._kept.append(values[(np.arange(len(rows)) + self._count) % self._stride == 0])
         if sum(len(part) for part in self._kept) > SAMPLE:
             self._kept, self._stride = [np.concatenate(self._kept)[::2]], 2 * self._stride
