@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -202,6 +203,10 @@ def _set(path: Path, **change: Any) -> None:
         (lambda d: _set(d / "meta/info.json", codebase_version="v2.1"), r"'v2.1', v3.0 is read: convert it"),
         (lambda d: _set(d / "meta/info.json", total_episodes=3), r"has 2 episodes, meta/info.json says 3"),
         (lambda d: _set(d / "meta/info.json", fps=0), r"info.json: fps is 0"),
+        (
+            lambda d: _set(d / "meta/info.json", features={"x": {"dtype": "int64"}}),
+            r"feature x has no dtype or no shape",
+        ),
         (lambda d: (d / "meta/info.json").write_text("{"), r"info.json is damaged"),
         (lambda d: (d / "meta/info.json").unlink(), r"is no LeRobot dataset \(it has no meta/info.json\)"),
         (lambda d: (d / "data/chunk-000/file-000.parquet").unlink(), r"data has no parquet file"),
@@ -257,6 +262,32 @@ def test_without_what_our_export_noted_it_is_read_as_anybodys(tmp_path: Path) ->
         for name in a.observation:
             x, y = a.observation[name].astype(float), b.observation[name].astype(float)
             np.testing.assert_allclose(x[:-1], y[:-1], atol=60.0 if x.ndim == 4 else 0.0)
+
+
+def test_episodes_that_others_recorded_into_our_export_end_like_theirs(tmp_path: Path) -> None:
+    """Their rows lack what we note; the picture behind their last frame is another episode's, if there is one."""
+    source = record(tmp_path / "demos.zarr", info(), (6, 4, 5))
+    export(source, tmp_path / "d")
+    path = tmp_path / "d/meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    seeds = pa.array([0, None, 2], pa.int64())
+    pq.write_table(table.set_column(table.schema.get_field_index("robot_rl/seed"), "robot_rl/seed", seeds), path)
+    dataset = Dataset(tmp_path / "d")
+    import_dataset(dataset, tmp_path / "back.zarr", info_of(dataset))
+    ours, theirs, _ = EpisodeReader(tmp_path / "back.zarr")
+    for name, rows in theirs.observation.items():
+        np.testing.assert_array_equal(rows[-1], rows[-2], err_msg=name)
+    np.testing.assert_array_equal(ours.observation["goal"], EpisodeReader(source)[0].observation["goal"])
+    assert (ours.seed, theirs.seed) == (0, -2)
+
+
+def test_observations_that_were_left_out_do_not_come_back(tmp_path: Path) -> None:
+    record(tmp_path / "demos.zarr", info(), (3,))
+    out = ["--out", str(tmp_path / "d"), "--leave-out", "camera/front", "mode"]
+    assert cli.main(["demo", "export", str(tmp_path / "demos.zarr"), *out]) == 0
+    assert cli.main(["demo", "import", str(tmp_path / "d"), "--out", str(tmp_path / "back.zarr")]) == 0
+    assert EpisodeReader(tmp_path / "back.zarr").info.observation.keys() == {"goal", "pose/xy"}
+    assert not (tmp_path / "d/videos").exists()
 
 
 def test_pictures_of_another_size_are_resized(tmp_path: Path) -> None:
@@ -344,7 +375,7 @@ def folders(draw: st.DrawFn) -> tuple[StoreInfo, list[Episode]]:
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking writes to the disk for minutes

@@ -118,7 +118,7 @@ class _Reader:
                 f"--action-scale {' '.join(map(str, options.action_scale))}: give one number > 0, or one for each of "
                 f"the {info.action_dim} components of the action"
             )
-        self._own = dataset.ours is not None and not options.action_scale and not options.clip_actions
+        self._as_they_are = dataset.ours is not None and not options.action_scale and not options.clip_actions
 
     def episode(self, raw: Raw) -> Episode:
         """Raises ValueError that names the episode, the feature, the value and the remedy."""
@@ -139,7 +139,7 @@ class _Reader:
             terminated=terminated,
             truncated=truncated,
             success=success[:count],
-            seed=int(raw.row.get(layout.SEED, -1 - raw.index)),
+            seed=int(raw.row[layout.SEED]) if raw.is_ours else -1 - raw.index,
             cost=cost,
         )
 
@@ -150,17 +150,18 @@ class _Reader:
         """(T + 1, ...) of an observation; what follows the last frame is a repetition of it where nobody kept it."""
         (shape, dtype), origin = self._info.observation[name], self._found[name]
         if layout.is_image(shape, dtype):
-            rows = self._dataset.images(raw, origin.feature, shape[0], shape[1], origin.one_more)
-            if origin.one_more:
+            one_more = origin.one_more and raw.is_ours
+            rows = self._dataset.images(raw, origin.feature, shape[0], shape[1], one_more)
+            if one_more:
                 return rows
-            last = from_png(raw.row[origin.last]) if origin.last else rows[-1]
+            last = from_png(raw.row[origin.last]) if origin.last and raw.is_ours else rows[-1]
             return np.concatenate([rows, last[None]])
         rows = _as(self._part(raw, origin), dtype, origin.feature)
-        last = np.asarray(raw.row[origin.last], dtype) if origin.last else rows[-1]
+        last = np.asarray(raw.row[origin.last], dtype) if origin.last and raw.is_ours else rows[-1]
         return np.concatenate([rows, last.reshape(1, -1)]).reshape(len(raw) + 1, *shape)
 
     def _actions(self, raw: Raw, actions: np.ndarray) -> np.ndarray:
-        if self._own:
+        if self._as_they_are and raw.is_ours:
             return np.ascontiguousarray(actions, np.float32)
         scaled = actions / self._scale
         if self._options.clip_actions:

@@ -98,7 +98,7 @@ class FilmReader:
         images = np.empty((len(times_s), height, width, 3), np.uint8)
         for index, time_s in enumerate(times_s):
             while self._ahead is not None and self._time_s(self._ahead) < time_s - tolerance_s:
-                self._ahead = next(self._frames, None)
+                self._advance()
             if self._ahead is None or self._time_s(self._ahead) > time_s + tolerance_s:
                 raise ValueError(f"{path} has no picture at {time_s:.3f} s: it is damaged; fetch it anew")
             images[index] = self._ahead.reformat(width=width, height=height, format="rgb24").to_ndarray()
@@ -119,10 +119,16 @@ class FilmReader:
             if time_s > 0.0:
                 self._file.seek(int(time_s / stream.time_base), stream=stream)  # to a key picture at or before it
             self._frames = self._file.decode(stream)
-            self._ahead = next(self._frames, None)
         except (av.error.FFmpegError, IndexError) as error:
             raise ValueError(f"{path} is damaged ({error}): fetch it anew") from error
         self._path = path
+        self._advance()
+
+    def _advance(self) -> None:
+        try:
+            self._ahead = next(self._frames, None)
+        except need("av").error.FFmpegError as error:
+            raise ValueError(f"{self._path} is damaged ({error}): fetch it anew") from error
 
     @staticmethod
     def _time_s(frame: Any) -> float:

@@ -32,6 +32,11 @@ class Raw:
     def __len__(self) -> int:
         return int(self.row["length"])
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether our export wrote it; LeRobot may have recorded further ones into the same dataset."""
+        return self.row.get(layout.SEED) is not None
+
 
 class Dataset:
     """What a dataset says about itself, and its episodes."""
@@ -54,6 +59,9 @@ class Dataset:
         for name in ("fps", "features", "total_episodes"):
             if not self.info.get(name):
                 raise ValueError(f"{root / layout.INFO}: {name} is {self.info.get(name)!r}: {_AGAIN}")
+        for name, feature in self.info["features"].items():
+            if not isinstance(feature, dict) or not {"dtype", "shape"} <= feature.keys():
+                raise ValueError(f"{root / layout.INFO}: feature {name} has no dtype or no shape: {_AGAIN}")
         self.fps = float(self.info["fps"])
         self.features: dict[str, Any] = self.info["features"]
         self.ours: Mapping[str, Any] | None = self._ours()
