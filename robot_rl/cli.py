@@ -24,6 +24,7 @@ from tyro.conf import (
 
 from robot_rl.cli_fleet import Actor, Learner
 from robot_rl.cli_keys import Keys
+from robot_rl.cli_lerobot import Export, Import
 from robot_rl.cli_rig import Arm, Calibrate
 from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
 from robot_rl.cli_runs import Runs
@@ -82,9 +83,14 @@ class Info:
 
 @dataclass(frozen=True)
 class Demo:
-    """Demonstrations: record them, or say what a folder of them holds."""
+    """Demonstrations: record them, say what a folder of them holds, exchange them with LeRobot."""
 
-    command: Annotated[Record, subcommand("record")] | Annotated[Info, subcommand("info")]
+    command: (
+        Annotated[Record, subcommand("record")]
+        | Annotated[Info, subcommand("info")]
+        | Annotated[Export, subcommand("export")]
+        | Annotated[Import, subcommand("import")]
+    )
 
     def execute(self) -> int:
         return self.command.execute()
