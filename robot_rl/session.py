@@ -161,9 +161,9 @@ def save(session: Session, replay: bool = True) -> None:
     """Write a checkpoint, whole or not at all, and drop all but the two newest; without the replay where a store of
     all steps has it."""
     final = session.folder / "checkpoints" / f"{session.steps:09d}"
-    if final.exists():
+    if final.exists() and replay:  # between two steps nothing changes, but for a learner that has updates to make up
         return
-    temporary = final.with_name(f".{final.name}.tmp")
+    temporary = final.with_name(f".{final.name}.new.tmp")
     run = session.run
     metadata = {"task": run.task, "agent": run.agent, "steps": session.steps, "counters": asdict(session.counters)}
     with disk_errors(final):
@@ -175,7 +175,9 @@ def save(session: Session, replay: bool = True) -> None:
             if replay:
                 session.replay.save(temporary / "replay.npz")
             sync_folder(temporary)
-            os.replace(temporary, final)
+            if final.exists():
+                remove_folder(final)  # the one before it is kept until this one is there
+            os.rename(temporary, final)
         except BaseException:
             shutil.rmtree(temporary)
             raise
