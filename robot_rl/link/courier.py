@@ -137,6 +137,7 @@ class Courier:
         while not self._closing:
             try:
                 if not joined:
+                    self._log.sync()  # whoever answers: what is on the disk is safe, and there is room for more
                     self._take(self._client.join(self._sender, self._log.layout))
                     joined = True
                 elif self.unsent or time.monotonic() >= beat_s:
@@ -150,7 +151,8 @@ class Courier:
                 elif not passing(error):
                     raise self._refusal(error) from None
                 self.retries += 1
-                self._lost(error)
+                if not (joined and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED):  # a learner that is behind
+                    self._lost(error)
                 self._rest(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, LONGEST_RETRY_S)
                 continue
@@ -205,7 +207,7 @@ class Courier:
         return ConnectionError(f"the learner at {self._client.learner} refuses: {wire.words(error)}")
 
     def _lost(self, error: grpc.RpcError) -> None:
-        if self._connected:
+        if self._connected and not self._closing:
             self._connected = False
             self._say(f"no answer from the learner ({wire.words(error)}): going on, steps are kept in {self._log.path}")
 
