@@ -7,7 +7,7 @@ import errno
 import fcntl
 import json
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,16 +23,16 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Raises OSError, in words that help, where the disk is full or ``path`` forbidden.
     """
     with disk_errors(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        name = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # mkstemp's only their owner may read
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
                 file.flush()
-                os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp makes files that only their owner may read
                 os.fsync(file.fileno())
             os.replace(name, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            name.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
 
@@ -142,9 +142,3 @@ class FolderLock:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

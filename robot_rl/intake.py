@@ -95,6 +95,7 @@ class Intake:
         if not any(ends):
             return Taken(True, None, policy)
         self.episodes[log] += 1
+        del self._streams[log]  # until its next first row, nothing follows
         return Taken(True, stream.account, policy)
 
 

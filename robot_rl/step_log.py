@@ -7,6 +7,9 @@ One zarr array of bytes, one row a step, uncompressed, so that rows lie where th
       c/<n>/0     rows n * chunk to (n + 1) * chunk; allocated whole when it is begun, so that a disk that is full says
                   so there, and never in the middle of a row
 
+The shape of the array follows the files only once all before its last two chunks is on the disk: what a machine that
+lost its power has not kept is looked for behind there.
+
 A row is an observation and the step that led to it: the first row of an episode has an observation only, each row
 after it completes a transition. So every row that is there is of use, also the last before a crash, and every image is
 stored once. A row begins with a checksum; rows end where the checksums end, and nothing else has to be kept in step.
@@ -15,6 +18,8 @@ The actor writes such a log beside the robot, the learner one of all rows that r
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -41,6 +46,10 @@ HEADER: list[tuple[str, str]] = [
     ("step", "<i8"),  # of the episode; 0 is its first row
     ("policy", "<u8"),  # version of the policy that acted; 0: none did
 ]
+DTYPES = frozenset({"bool", "float16", "float32", "float64"}) | {
+    f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}  # of arrays, in rows and over the link
+ROW_VALUES = 1 << 26  # at most in a row: far more than any set of cameras gives
 _RESTORE = "restore it from a copy, or begin another run"
 
 
@@ -67,34 +76,49 @@ class Layout:
     def as_json(self) -> dict[str, Any]:
         """For ``from_json``; equal layouts give equal values."""
         return {
-            "observation": {name: [list(shape), dtype] for name, (shape, dtype) in sorted(self.observation.items())},
+            "observation": {
+                name: [list(shape), np.dtype(dtype).name] for name, (shape, dtype) in sorted(self.observation.items())
+            },
             "action_dim": self.action_dim,
             "extra": {name: list(shape) for name, shape in sorted(self.extra.items())},
         }
 
     @classmethod
     def from_json(cls, value: Any) -> Layout:
-        """Raises ValueError where ``value`` is none, and for dtypes that hold anything but numbers."""
+        """Raises ValueError, naming the field, where ``value`` is none: another machine may have sent it."""
         try:
-            observation = {
-                str(name): (tuple(int(n) for n in shape), np.dtype(str(dtype)).name)
-                for name, (shape, dtype) in value["observation"].items()
-            }
-            extra = {str(name): tuple(int(n) for n in shape) for name, shape in value["extra"].items()}
-            layout = cls(observation, int(value["action_dim"]), extra)
+            observation = {name: (tuple(shape), dtype) for name, (shape, dtype) in value["observation"].items()}
+            extra = {name: tuple(shape) for name, shape in value["extra"].items()}
+            action_dim = value["action_dim"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"not a layout of steps ({error!r})") from error
-        if bad := [name for name, (_, dtype) in observation.items() if np.dtype(dtype).kind not in "fiub"]:
+            raise ValueError(f"not a layout of steps ({error!r})"[:200]) from error
+        if bad := [
+            name for name, (_, dtype) in observation.items() if not (isinstance(dtype, str) and dtype in DTYPES)
+        ]:
             raise ValueError(f"not a layout of steps (observation '{bad[0]}' does not hold numbers)")
-        return layout
+        shapes = {f"observation '{name}'": shape for name, (shape, _) in observation.items()}
+        shapes |= {f"extra '{name}'": shape for name, shape in extra.items()} | {"action_dim": (action_dim,)}
+        values = 0
+        for name, shape in shapes.items():
+            if len(shape) > 32 or not all(type(length) is int and 0 <= length <= ROW_VALUES for length in shape):
+                raise ValueError(f"not a layout of steps ({name} has shape {shape})"[:200])
+            values += math.prod(shape)
+        if values > ROW_VALUES:
+            raise ValueError(f"not a layout of steps (a row has {values} numbers, more than {ROW_VALUES})")
+        return cls(observation, action_dim, extra)
 
     def difference(self, here: Layout) -> str:
         """The first field in which this layout differs from ``here``, in words; empty where it does not."""
-        mine, other = self.as_json(), here.as_json()
-        for name in mine:
-            if mine[name] != other[name]:
-                return f"{name} is {mine[name]} there, {other[name]} here"
+        mine, other = self._fields(), here._fields()
+        for name in sorted(mine.keys() | other.keys()):
+            if mine.get(name) != other.get(name):
+                return f"{name} is {mine.get(name, 'missing')} there, {other.get(name, 'missing')} here"
         return ""
+
+    def _fields(self) -> dict[str, Any]:
+        value = self.as_json()
+        fields = {f"{kind} '{name}'": one for kind in ("observation", "extra") for name, one in value[kind].items()}
+        return fields | {"action_dim": value["action_dim"]}
 
 
 def seal(rows: np.ndarray) -> None:
@@ -136,16 +160,23 @@ class StepLog:
         self.path = Path(path)
         self._lock: FolderLock | None = None
         self._chunk, self._handle = -1, -1  # open for writing
-        self._full: list[int] = []  # handles of full chunks that are not known to be on the disk
-        self._prepared = -1  # the last chunk that has its room on the disk
-        if layout is not None and not (self.path / "zarr.json").exists():
-            _create(self.path, layout, about or {})
-        if not (self.path / "zarr.json").is_file():
-            raise FileNotFoundError(f"no log of steps at {self.path}: give the folder that an actor or a learner made")
+        self._synced = 0  # rows that are known to be on the disk
+        self._rooms = 0  # chunks that have their room
         if layout is not None:
-            self._lock = FolderLock(self.path)
+            with disk_errors(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.path)  # first: of two that make a log at once one must lose
         try:
-            self.layout, self.about, self._chunk_rows = _describe(self.path)
+            if layout is not None:
+                for leftover in self.path.glob(".zarr.json.*.tmp"):  # of a writer that was killed
+                    leftover.unlink()
+                if not (self.path / "zarr.json").exists():
+                    _create(self.path, layout, about or {})
+            if not (self.path / "zarr.json").is_file():
+                raise FileNotFoundError(
+                    f"no log of steps at {self.path}: give the folder that an actor or a learner made"
+                )
+            self.layout, self.about, self._chunk_rows, self._shaped = _describe(self.path)
             if layout is not None and (different := self.layout.difference(layout)):
                 raise ValueError(f"{self.path} holds other steps ({different}): give another folder")
             self._dtype = self.layout.dtype
@@ -165,9 +196,9 @@ class StepLog:
 
     def close(self) -> None:
         """Let others write. May be called twice."""
-        for handle in (*self._full, *([self._handle] if self._handle >= 0 else ())):
-            os.close(handle)
-        self._full, self._handle, self._chunk = [], -1, -1
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle, self._chunk = -1, -1
         if self._lock is not None:
             self._lock.release()
 
@@ -175,8 +206,12 @@ class StepLog:
         """Add sealed ``rows`` (k,) of ``layout.dtype``. Raises OSError where the disk is full; what was there stays."""
         if self._lock is None:
             raise ValueError(f"{self.path} was opened to read: give its layout to write")
+        if rows.dtype != self._dtype:
+            raise ValueError(f"rows of {rows.dtype}: {self.path} holds rows of its layout only")
         size = self._dtype.itemsize
         with disk_errors(self.path):
+            # Room for all first: rows of an append that fails must not be found again behind those of the next one.
+            self._make_room(-(-(self._count + len(rows)) // self._chunk_rows))
             done = 0
             while done < len(rows):
                 chunk, row = divmod(self._count + done, self._chunk_rows)
@@ -192,17 +227,33 @@ class StepLog:
 
         Raises OSError where that fails, with all rows still there for another try.
         """
-        count, current, full = self._count, self._handle, list(self._full)
         with disk_errors(self.path):
-            for handle in full:
-                os.fdatasync(handle)
-                self._full.remove(handle)
-                os.close(handle)
-            if current >= 0 and current not in full:
-                os.fdatasync(current)
-            if 2 * (count % self._chunk_rows) >= self._chunk_rows:
-                self._make_room(count // self._chunk_rows + 1)
+            count = self._count
+            begun = -(-count // self._chunk_rows)
+            rooms = max(begun, self._rooms)
+            for chunk in range(self._synced // self._chunk_rows, begun):
+                _sync_data(self._file(chunk))
+            if rooms > self._shaped:
+                for room in range(self._shaped, rooms):
+                    sync_folder(self._file(room).parent)
+                sync_folder(self.path / "c")
+                sync_folder(self.path)
+                # The next chunk may have its room already, but a row in the one after it none that is safe.
+                self._reshape(min(rooms, count // self._chunk_rows + 2))
+            self._synced = count
+        self._make_next_room(count)
         return count
+
+    def _reshape(self, chunks: int) -> None:
+        metadata = read_json(self.path / "zarr.json", _RESTORE)
+        metadata["shape"][0] = chunks * self._chunk_rows
+        write_json(self.path / "zarr.json", metadata)
+        self._shaped = chunks
+
+    def _make_next_room(self, count: int) -> None:
+        """Half a chunk ahead, so that ``append`` need not. Where the disk is full ``append`` says so, when it comes."""
+        with contextlib.suppress(OSError):
+            self._make_room((count + (self._chunk_rows + 1) // 2) // self._chunk_rows + 1)
 
     def read(self, start: int, stop: int, verify: bool = False) -> np.ndarray:
         """Rows ``start`` to ``stop`` (or to the last) as a fresh array (k,).
@@ -246,38 +297,33 @@ class StepLog:
 
     def _begin(self, chunk: int) -> None:
         """Open ``chunk`` to write."""
-        if chunk > self._prepared:
-            self._make_room(chunk)
         handle = os.open(self._file(chunk), os.O_RDWR)
         if self._handle >= 0:
-            self._full.append(self._handle)
+            os.close(self._handle)
         self._handle, self._chunk = handle, chunk
 
-    def _make_room(self, chunk: int) -> None:
-        """Let ``chunk`` be there with room for all its rows."""
-        if chunk <= self._prepared:
-            return
-        path, size = self._file(chunk), self._chunk_rows * self._dtype.itemsize
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if os.fstat(handle).st_size < size:
-                os.posix_fallocate(handle, 0, size)
-                os.fsync(handle)
-        finally:
-            os.close(handle)
-        sync_folder(path.parent)
-        sync_folder(path.parent.parent)
-        _resize(self.path, (chunk + 1) * self._chunk_rows)
-        self._prepared = chunk
+    def _make_room(self, chunks: int) -> None:
+        """Let the first ``chunks`` be there with room for all their rows. Two threads may: the second finds it done."""
+        size = self._chunk_rows * self._dtype.itemsize
+        for chunk in range(self._rooms, chunks):
+            path = self._file(chunk)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                if os.fstat(handle).st_size < size:
+                    os.posix_fallocate(handle, 0, size)
+            finally:
+                os.close(handle)
+            self._rooms = chunk + 1
 
     def _recover(self, writable: bool) -> int:
         """How many rows there are: up to the first that is not whole. What lies behind it is wiped, if ``writable``."""
-        chunks = sorted(int(path.name) for path in (self.path / "c").glob("*") if path.name.isdigit())
-        if missing := [chunk for chunk in range(max(chunks, default=-1) + 1) if not self._file(chunk).is_file()]:
+        names = [path.parent.name for path in (self.path / "c").glob("*/0")]
+        chunks = sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+        if missing := sorted(set(range(self._shaped)) - set(chunks)):
             raise ValueError(f"{self._file(missing[0])} is missing: {_RESTORE}")
         filled = next((chunk for chunk in reversed(chunks) if self._whole_rows(chunk)), 0)
-        first = max(0, filled - 1)  # a machine that lost its power may have kept a chunk, and not the end of the last
+        first = max(0, min(filled - 1, self._shaped - 2))  # see above; with a damaged tail, one more
         count = first * self._chunk_rows
         for chunk in range(first, filled + 1):
             whole = self._whole_rows(chunk) if chunk in chunks else 0
@@ -288,6 +334,7 @@ class StepLog:
             for chunk in chunks:
                 if (chunk + 1) * self._chunk_rows > count:
                     self._wipe(chunk, max(0, count - chunk * self._chunk_rows))
+        self._synced, self._rooms = first * self._chunk_rows, count // self._chunk_rows
         return count
 
     def _whole_rows(self, chunk: int) -> int:
@@ -301,13 +348,16 @@ class StepLog:
     def _wipe(self, chunk: int, row: int) -> None:
         """Zeros in ``chunk`` from ``row`` on, where there is anything else."""
         start = row * self._dtype.itemsize
-        with open(self._file(chunk), "r+b") as file:
+        end = self._chunk_rows * self._dtype.itemsize
+        with disk_errors(self.path), open(self._file(chunk), "r+b") as file:
             file.seek(start)
-            if any(file.read()):
+            if any(file.read(end - start)):
                 file.seek(start)
-                file.write(bytes(self._chunk_rows * self._dtype.itemsize - start))
-                file.flush()
-                os.fsync(file.fileno())
+                file.write(bytes(end - start))
+            if file.seek(0, os.SEEK_END) > end:
+                file.truncate(end)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _write_all(handle: int, data: bytes, offset: int) -> None:
@@ -332,33 +382,36 @@ def _create(path: Path, layout: Layout, about: Mapping[str, Any]) -> None:
         "attributes": {"format": FORMAT, "layout": layout.as_json(), "about": dict(about)},
     }
     with disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
         sync_folder(path.parent)
         write_json(path / "zarr.json", metadata)
 
 
-def _resize(path: Path, rows: int) -> None:
-    metadata = read_json(path / "zarr.json", _RESTORE)
-    if metadata["shape"][0] < rows:
-        metadata["shape"][0] = rows
-        write_json(path / "zarr.json", metadata)
+def _sync_data(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fdatasync(handle)
+    finally:
+        os.close(handle)
 
 
-def _describe(path: Path) -> tuple[Layout, dict[str, Any], int]:
-    """Layout, whose log it is, and the rows of a chunk."""
+def _describe(path: Path) -> tuple[Layout, dict[str, Any], int, int]:
+    """Layout, whose log it is, the rows of a chunk, and how many chunks its shape has."""
     metadata = read_json(path / "zarr.json", _RESTORE)
-    attributes = metadata.get("attributes", {})
-    if attributes.get("format") != FORMAT:
+    attributes = metadata.get("attributes")
+    if not isinstance(attributes, dict) or "format" not in attributes:
+        raise ValueError(f"{path} is not a log of steps: give the folder that an actor or a learner made")
+    if attributes["format"] != FORMAT:
         raise ValueError(
-            f"{path} has log format {attributes.get('format')}, this version reads {FORMAT}: "
+            f"{path} has log format {attributes['format']}, this version reads {FORMAT}: "
             "use the version of robot-rl that wrote it"
         )
     try:
         layout = Layout.from_json(attributes["layout"])
         chunk_rows, size = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-        about = dict(attributes["about"])
-    except (KeyError, TypeError, ValueError) as error:
+        about, shaped = dict(attributes["about"]), int(metadata["shape"][0])
+        fits = size == layout.dtype.itemsize and 1 <= chunk_rows <= CHUNK_ROWS and shaped >= 0
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{path / 'zarr.json'} is damaged ({error!r}): {_RESTORE}") from error
-    if size != layout.dtype.itemsize or not 1 <= chunk_rows <= CHUNK_ROWS:
+    if not fits:
         raise ValueError(f"{path / 'zarr.json'} is damaged (a row has {size} bytes): {_RESTORE}")
-    return layout, about, int(chunk_rows)
+    return layout, about, int(chunk_rows), -(-shaped // int(chunk_rows))

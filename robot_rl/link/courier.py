@@ -63,7 +63,7 @@ class Courier:
         self.stop = False  # the learner has what it wants
         self.failure: Exception | None = None
         self.superseded = self.retries = 0
-        self._connected = True
+        self._joined, self._connected = False, True
         self._cancel: Callable[[], Any] = lambda: None
         self._batch = max(1, wire.APPEND_BYTES // log.layout.dtype.itemsize)
         self._threads = [
@@ -133,12 +133,13 @@ class Courier:
             self._wake.notify_all()
 
     def _deliver(self) -> None:
-        joined, pause_s, beat_s = False, RETRY_S / 4, 0.0
+        pause_s, beat_s = RETRY_S / 4, 0.0
         while not self._closing:
             try:
-                if not joined:
+                if not self._joined:
+                    self._log.sync()  # whoever answers: what is on the disk is safe, and there is room for more
                     self._take(self._client.join(self._sender, self._log.layout))
-                    joined = True
+                    self._joined = True
                 elif self.unsent or time.monotonic() >= beat_s:
                     self._send()
                     beat_s = time.monotonic() + BEAT_S
@@ -146,11 +147,14 @@ class Courier:
                 self._reached()
             except grpc.RpcError as error:
                 if error.code() in _FORGOTTEN:
-                    joined = False  # another learner, or one that knows less: it says what it wants
+                    self._joined = False  # another learner, or one that knows less: it says what it wants
                 elif not passing(error):
                     raise self._refusal(error) from None
                 self.retries += 1
-                self._lost(error)
+                if not (
+                    self._joined and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                ):  # a learner that is behind
+                    self._lost(error)
                 self._rest(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, LONGEST_RETRY_S)
                 continue
@@ -179,12 +183,17 @@ class Courier:
 
     def _fetch(self) -> None:
         while not self._closing:
+            if not self._joined:
+                self._rest(FLUSH_S, until=lambda: self._joined)
+                continue
             try:
                 news, self._cancel = self._client.follow(self._sender)
                 for item in news:
                     self._hear(item)
             except grpc.RpcError as error:
-                if not passing(error) and error.code() not in _FORGOTTEN:
+                if error.code() in _FORGOTTEN:
+                    self._joined = False
+                elif not passing(error):
                     raise self._refusal(error) from None
             self._rest(RETRY_S / 4)
 
@@ -207,7 +216,7 @@ class Courier:
         return ConnectionError(f"the learner at {self._client.learner} refuses: {wire.words(error)}")
 
     def _lost(self, error: grpc.RpcError) -> None:
-        if self._connected:
+        if self._connected and not self._closing:
             self._connected = False
             self._say(f"no answer from the learner ({wire.words(error)}): going on, steps are kept in {self._log.path}")
 

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import numpy as np
 
-from robot_rl.step_log import FIRST, STEP, Layout, StepLog, intact
+from robot_rl.step_log import FIRST, STEP, UNKNOWN, Layout, StepLog, intact
 
-_HEAD_FIELDS = ["kind", "log", "sequence", "episode", "step"]
+LARGEST = 1e30  # number in an observation: beyond it, what is scaled and stored as float32 might not be finite
 
 
 class Refused(Exception):
@@ -31,12 +31,14 @@ class Log:
     steps: int = 0  # of which transitions
     episode: int = -1  # of the last row
     step: int = -1
+    ended: bool = False  # with the last row: a new episode has to begin
 
     def take(self, rows: np.ndarray) -> None:
         """Count ``rows`` (k,), which are its next ones."""
         self.rows += len(rows)
         self.steps += int(np.count_nonzero(rows["kind"] == STEP))
         self.episode, self.step = int(rows["episode"][-1]), int(rows["step"][-1])
+        self.ended = bool(rows["terminated"][-1] or rows["truncated"][-1])
 
 
 def read_logs(store: StepLog) -> dict[int, Log]:
@@ -85,22 +87,26 @@ def _disorder(rows: np.ndarray, log: Log) -> str:
     first = rows["kind"] == FIRST
     begins = first & (rows["step"] == 0) & (episode[1:] > episode[:-1])
     follows = (rows["kind"] == STEP) & (step[1:] == step[:-1] + 1) & (episode[1:] == episode[:-1])
+    follows &= ~np.concatenate([[log.ended], (rows["terminated"] | rows["truncated"])[:-1]])
     return "" if (begins | follows).all() else "a row that does not follow the one before it"
 
 
 def _nonsense(rows: np.ndarray, layout: Layout) -> str:
     """The first field of ``rows`` that holds what no environment gives; empty where there is none."""
-    names = [*(f"obs/{name}" for name in layout.observation), "action", "reward"]
-    for name in (*names, *(f"extra/{name}" for name in layout.extra)):
-        if rows[name].dtype.kind == "f" and not np.isfinite(rows[name]).all():
-            return f"{name} is not finite"
-    if (np.abs(rows["action"]) > 1.0).any():
-        return "action is not in [-1, 1]"
-    if (np.abs(rows["success"]) > 1).any() or np.isinf(rows["cost"]).any():
-        return "success or cost is out of range"
-    for name in ("terminated", "truncated", "fault"):
-        if (rows[name].view(np.uint8) > 1).any():
+    for name in ("terminated", "truncated", "fault", *(f"obs/{name}" for name in layout.observation)):
+        if rows[name].dtype.kind == "b" and (rows[name].view(np.uint8) > 1).any():
             return f"{name} is neither true nor false"
+    for name in (*(f"obs/{name}" for name in layout.observation), *(f"extra/{name}" for name in layout.extra)):
+        if rows[name].dtype.kind == "f" and not (np.abs(rows[name]) <= LARGEST).all():  # nor is NaN
+            return f"{name} is not finite"
+    if not np.isfinite(rows["reward"]).all():
+        return "reward is not finite"
+    if not (np.abs(rows["action"]) <= 1.0).all():
+        return "action is not in [-1, 1]"
+    if (rows["success"] < UNKNOWN).any() or (rows["success"] > 1).any():  # the least int8 has no absolute value
+        return "success is neither told nor unknown"
+    if np.isinf(rows["cost"]).any() or np.isinf(rows["energy"]).any():
+        return "cost or energy is not finite"
     return ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -28,6 +29,8 @@ from robot_rl.step_log import StepLog
 
 CONNECTIONS = 256  # at once: far more than there are arms, few enough to stay small under attack
 CALLS = 128  # under way at once
+PENDING_BYTES = 64 << 20  # of messages that wait for the disk; beyond it they have to be sent again
+LAYOUT_CHARS = 1 << 16
 BEHIND_ROWS = 8192  # received and not yet learned from: beyond it actors are asked to wait
 HEARTBEAT_S = 1.0
 SILENT_S = 5.0  # an actor that is silent for longer is not counted as there
@@ -67,13 +70,13 @@ class LinkServer:
         self._env_steps = sum(log.steps for log in self._logs.values())
         self._learned, self._allowed, self._stop = self._safe, 0, False
         self._policy = 0, b""  # version and message
+        self._pending = 0  # bytes of messages that wait for the disk
         self._news = threading.Condition()  # of rows, for the learner's thread
         self._failure: OSError | None = None
         self._disk = ThreadPoolExecutor(1, "link-disk")
         self._guard = TokenGuard(self._access.token) if self._access.token is not None else None
-        self.refused = 0  # messages
+        self._refused = 0  # messages
         self._loop = asyncio.new_event_loop()
-        self._started: asyncio.Future[int] = self._loop.create_future()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="link", daemon=True)
         self._error: Exception | None = None
@@ -125,6 +128,11 @@ class LinkServer:
     def present(self) -> dict[str, Any]:
         """Health of the actors that are there, by name."""
         return {peer.name: peer.health for peer in list(self._peers.values()) if peer.present}
+
+    @property
+    def refused(self) -> int:
+        """Messages that were not taken, and calls without the token."""
+        return self._refused + (self._guard.refused if self._guard is not None else 0)
 
     @property
     def following(self) -> int:
@@ -201,6 +209,8 @@ class LinkServer:
             request = wire.parse(pb.JoinRequest, data)
             sender = request.sender
             self._check_run(sender)
+            if len(request.layout) > LAYOUT_CHARS:
+                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"a layout has at most {LAYOUT_CHARS} characters")
             try:
                 layout = type(self._store.layout).from_json(json.loads(request.layout))
             except (json.JSONDecodeError, RecursionError, ValueError) as error:
@@ -226,7 +236,7 @@ class LinkServer:
                     f"there is an actor '{sender.actor}' already, with another log: give this one another --index",
                 )
         if sender.log not in self._peers and len(self._peers) >= CONNECTIONS:
-            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many actors have joined this run")
+            self._forget_absent()
         log = self._logs.setdefault(sender.log, Log(sender.log))
         self._check_incarnation(log, sender)
         if sender.incarnation > log.incarnation:
@@ -238,24 +248,43 @@ class LinkServer:
         peer.name, peer.heard_s = sender.actor, time.monotonic()
         return peer
 
+    def _forget_absent(self) -> None:
+        """Make a place for one that joins; the forgotten may join again. Raises Refused where all are there."""
+        absent = [peer for peer in self._peers.values() if not (peer.present or peer.followers)]
+        if not absent:
+            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {len(self._peers)} actors: no more are taken")
+        for peer in absent:
+            del self._peers[peer.log.id]
+            if not peer.log.rows:
+                del self._logs[peer.log.id]
+
     async def _append(self, data: bytes, context: Any) -> bytes:
         async def answer() -> Any:
+            if self._pending > PENDING_BYTES:
+                raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "the learner's disk is behind: wait, and send again")
             request = wire.parse(pb.AppendRequest, data)
             peer = self._peer(request.sender)
             peer.heard_s = time.monotonic()
-            peer.health.CopyFrom(request.health)
-            if request.count:
-                if self._failure is not None:
-                    raise Refused(grpc.StatusCode.UNAVAILABLE, f"the learner cannot store steps: {self._failure}")
+            health = request.health
+            if not all(map(math.isfinite, (health.period_p50_s, health.period_p99_s, health.policy_age_s))):
+                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "the actor's health has a number that is not finite")
+            peer.health.CopyFrom(health)
+            if request.count or request.rows:
                 if self._safe - self._learned > BEHIND_ROWS:
                     raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "the learner is behind: wait, and send again")
                 await self._loop.run_in_executor(self._disk, self._keep, peer.log, request)
             return self._receipt(peer)
 
-        return await self._answer(answer, context)
+        self._pending += len(data)
+        try:
+            return await self._answer(answer, context)
+        finally:
+            self._pending -= len(data)
 
     def _keep(self, log: Log, request: Any) -> None:
         """Write the rows that are new; on the disk's thread, one message after the other."""
+        if self._failure is not None:  # also by a message before this one, whose rows may be in the file
+            raise Refused(grpc.StatusCode.UNAVAILABLE, f"the learner cannot store steps: {self._failure}")
         rows = check_rows(request, log, self._store.layout)
         if not len(rows):
             return
@@ -298,7 +327,11 @@ class LinkServer:
             peer.followers.discard(changed)
 
     def _granted(self, peer: Peer) -> int:
-        """Steps of this log that may be taken: those it has, and its part of those that are still allowed."""
+        """Steps of this log that may be taken: those it has, and its part of those that are still allowed, rounded up.
+
+        So at any moment n actors are granted less than n steps too many. One that joins takes its part of what the
+        others were granted, which they hear of within a heartbeat.
+        """
         if not self._paced:
             return wire.UNLIMITED
         left = self._allowed - self._env_steps
@@ -349,6 +382,6 @@ class LinkServer:
             return b""
 
     async def _refuse(self, error: Exception, context: Any) -> None:
-        self.refused += 1
+        self._refused += 1
         code = error.code if isinstance(error, Refused) else grpc.StatusCode.INVALID_ARGUMENT
         await context.abort(code, str(error)[:500])

@@ -11,20 +11,16 @@ from google.protobuf.message import DecodeError
 
 from robot_rl.link import link_pb2 as pb
 from robot_rl.link.security import CHANNEL_OPTIONS, SERVER_OPTIONS
+from robot_rl.step_log import DTYPES
 
 SCHEMA = 1
 SERVICE = "robot_rl.link.Link"
 APPEND_BYTES = 1 << 20  # of rows in a message, or one row where that is more
-MESSAGE_BYTES = 8 << 20  # the largest message that a learner takes
+MESSAGE_BYTES = 2 << 20  # the largest message that a learner takes
 POLICY_BYTES = 512 << 20  # the largest that an actor takes: its learner is one that it knows
 UNLIMITED = 2**64 - 1
 KEEP_ALIVE_MS = 2_000  # a peer that is silent for twice as long is taken for gone
 DEADLINE_S = 5.0  # of a call; it may be made again
-_DTYPES = frozenset({"bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))}) | {
-    "float16",
-    "float32",
-    "float64",
-}
 
 M = TypeVar("M")
 
@@ -56,6 +52,7 @@ def server_options(connections: int, row_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.max_connection_idle_ms", 30_000),
         ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEP_ALIVE_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_ping_strikes", 0),  # on a busy machine pings bunch up: no reason to hang up on an actor
     ]
 
@@ -74,7 +71,7 @@ def pack(arrays: Mapping[str, np.ndarray]) -> list[Any]:
     """Arrays as messages. Raises TypeError for one that does not hold numbers."""
     messages = []
     for name, array in arrays.items():
-        if array.dtype.name not in _DTYPES:
+        if array.dtype.name not in DTYPES:
             raise TypeError(f"array '{name}' holds {array.dtype}: only numbers go over the link")
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         messages.append(pb.Array(name=name, dtype=array.dtype.name, shape=array.shape, data=little.tobytes()))
@@ -86,16 +83,19 @@ def unpack(messages: Iterable[Any]) -> dict[str, np.ndarray]:
     fit one another."""
     arrays: dict[str, np.ndarray] = {}
     for message in messages:
-        if message.dtype not in _DTYPES:
+        if message.dtype not in DTYPES:
             raise ValueError(f"array '{message.name}' has type '{message.dtype}': not one of numbers")
         dtype = np.dtype(message.dtype).newbyteorder("<")
         size = dtype.itemsize
         for length in message.shape:  # Python's integers: no shape overflows them
             size *= length
-        if size != len(message.data) or message.name in arrays:
+        if size != len(message.data) or len(message.shape) > 32 or max(message.shape, default=0) > POLICY_BYTES:
             raise ValueError(
-                f"array '{message.name}' has {len(message.data)} bytes and shape {list(message.shape)}: they do not fit"
+                f"array '{message.name}' has {len(message.data)} bytes and shape {list(message.shape)[:32]}: they do "
+                "not fit"
             )
+        if message.name in arrays:
+            raise ValueError(f"array '{message.name}' is there twice")
         arrays[message.name] = np.frombuffer(message.data, dtype).reshape(tuple(message.shape))
     return arrays
 
