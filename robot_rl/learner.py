@@ -256,7 +256,7 @@ def _loop(
         while not stop():
             look_after()
             for ended in _ingest(learner):
-                row = session.row() | ended | mean_of(learner.metrics) | _link_row(learner)
+                row = ended | mean_of(learner.metrics) | _link_row(learner)
                 learner.metrics.clear()
                 require_finite(row, session)
                 env_rate, update_rate = rates[0].add(counters.env_steps), rates[1].add(counters.updates)
@@ -307,7 +307,7 @@ def _ingest(learner: Learner) -> list[dict[str, Any]]:
         _note_age(learner, taken)
         if taken.ended is not None:
             counters.count_episode(taken.ended.success, session.run.train.window)
-            rows.append(taken.ended.row())
+            rows.append(session.row() | taken.ended.row())
     steps = session.run.train.steps
     starts = session.run.agent_config.learning_starts
     lead = session.run.train.lead_steps

@@ -90,7 +90,7 @@ def unpack(messages: Iterable[Any]) -> dict[str, np.ndarray]:
         size = dtype.itemsize * math.prod(message.shape)  # Python's integers: no shape overflows them
         room = math.prod(
             max(1, length) for length in message.shape
-        )  # numpy wants this to be small of an empty one, too
+        )  # small also of an empty one
         if size != len(message.data) or len(message.shape) > 32 or room > POLICY_BYTES:
             raise ValueError(
                 f"array '{message.name}' has {len(message.data)} bytes and shape {list(message.shape)[:32]}: they do "
