@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from robot_rl import checkpoint, rig
+from robot_rl import build, checkpoint, rig
 from robot_rl.episode import action_key, cost_of, episode_seed, fields_of, flatten
 from robot_rl.files import disk_errors, read_json, write_json
-from robot_rl.intake import fill_row, transitions
+from robot_rl.intake import fill_row
 from robot_rl.interrupt import Interrupted, StopSignals
 from robot_rl.learner import STORE, is_simulated
 from robot_rl.link import link_pb2 as pb
@@ -36,6 +36,7 @@ from robot_rl.step_log import FIRST, STEP, Layout, StepLog, seal
 SEND_EVERY = 8  # rows
 LATE = 1.1  # periods that a control step may take
 PERIODS = 600  # of the last control steps that percentiles are taken of: a minute at 10 Hz
+OWN = ("arm", "lab")  # sections of settings that are the machine's beside the robot
 _ANOTHER = "give the actor another --out"
 
 
@@ -97,19 +98,28 @@ def act(place: Place, say: Callable[[str], None], stop: StopSignals) -> dict[str
     Raises Interrupted after Ctrl-C or SIGTERM, ConnectionError where the learner refuses, OSError where the disk is
     full.
     """
+    for setting in place.settings:
+        if setting.partition(".")[0] not in OWN:
+            raise ValueError(f"setting '{setting}': an actor sets {' and '.join(OWN)} only, the rest is its learner's")
     client = LinkClient(place.learner, place.keys)
+    try:
+        return _act(place, client, say, stop)
+    finally:
+        client.close()
 
+
+def _act(place: Place, client: LinkClient, say: Callable[[str], None], stop: StopSignals) -> dict[str, Any]:
     def rest(seconds: float) -> bool:
         time.sleep(seconds)
         return stop()
 
     about = described(client, say, rest)
     if about is None:
-        client.close()
         raise Interrupted("stopped before the learner answered", stop.signum or 0)
     run = from_description(about, f"the description of the learner at {place.learner}")
-    run = replace(run, settings=(*run.settings, *rig.words(place.rig, run.arm, run.world, place.settings)))
-    env = make_env(run)
+    here = replace(run, settings=(*run.settings, *rig.words(place.rig, run.arm, run.world, place.settings)))
+    _check_lab(run, here)
+    run, env = here, make_env(here)
     try:
         encoder, agent = make_agent(run, env)
         extra = {name: shape for name, shape in agent.stored.items() if name != "cost"}
@@ -134,6 +144,22 @@ def act(place: Place, say: Callable[[str], None], stop: StopSignals) -> dict[str
             return {"actor": place.name, "steps": actor.steps, "episodes": actor.episode, "rows": len(log)}
     finally:
         env.close()
+
+
+def _check_lab(there: Run, here: Run) -> None:
+    """Raises ValueError where this lab would allow more than the learner's settings do."""
+    if is_simulated(there):
+        return
+    from robot_rl.lab import Config, wider
+
+    labs = [
+        build.make_configs(run.task, run.arm, run.world, run.settings).get("lab", Config()) for run in (there, here)
+    ]
+    if name := wider(*labs):
+        raise ValueError(
+            f"lab.{name} is {getattr(labs[1], name)} here and {getattr(labs[0], name)} at the learner: bounds are only "
+            "ever tightened; narrow it here"
+        )
 
 
 def _open_folder(place: Place, run: str) -> tuple[int, int]:
@@ -169,22 +195,19 @@ class _Actor:
         period_s = 1.0 / control_hz if timed and control_hz is not None else None
         self._pace = Pace(period_s, place.real_time and simulated)
         self._waits = simulated and not place.real_time
-        self.steps = sum(transitions(block) for block in log.blocks(0, len(log)))
         self.episode = int(log.read(len(log) - 1, len(log))["episode"][0]) + 1 if len(log) else 0
+        self.steps = len(log) - self.episode  # every episode has one row that is no step
         self._rng = np.random.default_rng([run.seed, 13, place.index, sender.incarnation])
 
     def health(self) -> Any:
-        """For the learner's metrics; asked for by the courier's thread."""
+        """For the learner's metrics; asked for by the courier's thread, which adds how it is doing itself."""
         policy, pace = self._policy, self._pace
         return pb.Health(
-            unsent=self.courier.unsent,
             period_p50_s=pace.percentile(0.5),
             period_p99_s=pace.percentile(0.99),
             late=pace.late,
             steps=pace.steps,
             policy_age_s=time.monotonic() - policy.arrived_s if policy is not None else 0.0,
-            superseded=self.courier.superseded,
-            retries=self.courier.retries,
         )
 
     def play(self, stop: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``robot-rl tasks | demo | train | eval | plot | video | study | bench``, and ``cli_ros.py``.
+"""The command line: ``robot-rl tasks | demo | train | eval | runs | plot | video | study | bench``, and ``cli_ros.py``.
 
 Only what parses the command is imported here; each command imports what it needs, so that ``--help`` answers at once.
 """
@@ -24,8 +24,10 @@ from tyro.conf import (
 
 from robot_rl.cli_fleet import Actor, Learner
 from robot_rl.cli_keys import Keys
+from robot_rl.cli_lerobot import Export, Import
 from robot_rl.cli_rig import Arm, Calibrate
 from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
+from robot_rl.cli_runs import Runs
 
 PACKAGES = ("robot_rl", "controllers", "tasks", "sim", "hardware")
 
@@ -81,9 +83,14 @@ class Info:
 
 @dataclass(frozen=True)
 class Demo:
-    """Demonstrations: record them, or say what a folder of them holds."""
+    """Demonstrations: record them, say what a folder of them holds, exchange them with LeRobot."""
 
-    command: Annotated[Record, subcommand("record")] | Annotated[Info, subcommand("info")]
+    command: (
+        Annotated[Record, subcommand("record")]
+        | Annotated[Info, subcommand("info")]
+        | Annotated[Export, subcommand("export")]
+        | Annotated[Import, subcommand("import")]
+    )
 
     def execute(self) -> int:
         return self.command.execute()
@@ -271,6 +278,7 @@ Command = (
     | Annotated[Learner, subcommand("learner")]
     | Annotated[Actor, subcommand("actor")]
     | Annotated[Eval, subcommand("eval")]
+    | Annotated[Runs, subcommand("runs")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Video, subcommand("video")]
     | Annotated[Study, subcommand("study")]

@@ -8,9 +8,12 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+_LOOK_S = 0.05
 
 
 @contextlib.contextmanager
@@ -94,6 +97,21 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the FolderLock of ``folder``; it only looks. False where it cannot."""
+    try:
+        handle = os.open(folder / ".lock", os.O_RDONLY)
+    except OSError:
+        return False  # never locked, or not ours to read
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 class FolderLock:
     """The right to write into a folder. It ends with the process, however that ends."""
 
@@ -103,7 +121,11 @@ class FolderLock:
         with disk_errors(path):
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOOK_S)  # ``is_locked`` holds it while it looks
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(self._handle, 32, 0).decode(errors="replace").strip()
             os.close(self._handle)

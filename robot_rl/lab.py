@@ -37,6 +37,15 @@ class Config:
             raise ValueError(f"box_lower_m = {self.box_lower_m} is above box_upper_m = {self.box_upper_m}: swap them")
 
 
+def wider(first: Config, second: Config) -> str:
+    """The first field in which ``second`` allows more than ``first``; empty where it does not."""
+    for field in dataclasses.fields(Config):
+        before, after = (np.asarray(getattr(lab, field.name)) for lab in (first, second))
+        if np.any(after < before if field.name == "box_lower_m" else after > before):
+            return field.name
+    return ""
+
+
 def tighten(bounds: Bounds, lab: Config) -> Bounds:
     """The bounds that both the task and the lab allow; raises ValueError where their boxes do not meet."""
     lower = tuple(np.maximum(bounds.box_lower_m, lab.box_lower_m).tolist())

@@ -61,11 +61,13 @@ from robot_rl.session import (
     save,
 )
 from robot_rl.step_log import Layout, StepLog
+from robot_rl.trackers import check_tracker
 
 STORE = "steps.zarr"
 PUBLISH_S = 0.1  # between policies, at least
 INGEST_ROWS = 256  # between two updates
 LEAVE_S = 5.0  # actors have this long to go, at the end
+_TELL_S = 0.5
 _SILENCE_S = 10.0  # without a step, after which it is said
 
 
@@ -133,6 +135,7 @@ def learn(run: Run, folder: Path, serving: Serving, companions: Companions = nob
     if run.offline:
         raise ValueError(f"{run.agent} learns from demonstrations alone and has no use for actors: robot-rl train")
     check_new(folder)
+    check_tracker(run.train.tracker)
     env = make_env(run) if is_simulated(run) else make_spaces(run)
     try:
         encoder, agent = make_agent(run, env)
@@ -146,7 +149,10 @@ def learn(run: Run, folder: Path, serving: Serving, companions: Companions = nob
 
 def last_address(folder: Path) -> Endpoint:
     """Where the learner of ``folder`` listened the last time: its actors still ask for it there."""
-    return Endpoint.parse(read_json(folder / "learner.json", "give --listen HOST:PORT")["address"])
+    path = folder / "learner.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no learner.json, which says where it listened: give --listen HOST:PORT")
+    return Endpoint.parse(read_json(path, "give --listen HOST:PORT")["address"])
 
 
 def resume(folder: Path, serving: Serving, steps: int | None = None, companions: Companions = nobody) -> dict[str, Any]:
@@ -179,37 +185,46 @@ def _learn(session: Session, serving: Serving, companions: Companions, resumed: 
         begun_s = time.monotonic() - session.counters.wall_s
         with (
             StepLog(folder / STORE, layout_of(session), about) as store,
-            MetricsLog(folder, "env_steps", session.steps if resumed else None) as log,
-            Progress(f"{run.task} {run.agent}", run.train.steps, session.steps) as progress,
-            StopSignals(progress.say, "this update") as stop,
+            MetricsLog(folder, "env_steps", session.steps if resumed else None, run.train.tracker) as log,
         ):
-            demonstrate(session, progress, stop)
-            if not stop():
-                intake = Intake(store.layout, session.encoder, session.replay, session.agent.stored)
-                _refill(session, store, intake, progress)
-                choice = {**describe(run), "demos": None}
-                server = LinkServer(
-                    serving.endpoint, serving.keys, about["run"], choice, store, paced=is_simulated(run)
+            with (
+                Progress(f"{run.task} {run.agent}", run.train.steps, session.steps) as progress,
+                StopSignals(progress.say, "this update") as stop,
+            ):
+                demonstrate(session, progress, stop)
+                if not stop():
+                    _serve(session, store, log, progress, stop, serving, companions, begun_s)
+            if stop.signum is not None:
+                raise Interrupted(
+                    f"stopped at {session.steps} of {run.train.steps} steps; go on with: "
+                    f"robot-rl learner --resume {shlex.quote(str(folder))}",
+                    stop.signum,
                 )
-                try:
-                    learner = Learner(session, store, intake, server)
-                    write_json(folder / "learner.json", {"address": str(server.address), "pid": os.getpid()})
-                    progress.say(f"listening at {server.address}")
-                    with companions(server.address) as look_after:
-                        _loop(learner, log, progress, stop, begun_s, look_after)
-                        if stop.signum is None:
-                            _dismiss(server)
-                finally:
-                    server.close()
-        if stop.signum is not None:
-            raise Interrupted(
-                f"stopped at {session.steps} of {run.train.steps} steps; go on with: "
-                f"robot-rl learner --resume {shlex.quote(str(folder))}",
-                stop.signum,
-            )
-        return finish(session, begun_s)
+            return finish(session, log, begun_s)
     finally:
         lock.release()
+
+
+def _serve(
+    session: Session, store: StepLog, log: MetricsLog, progress: Progress, stop: StopSignals, serving: Serving,
+    companions: Companions, begun_s: float,
+) -> None:  # fmt: skip
+    """Learn with actors coming and going, until the run has what it wants or ``stop`` says so."""
+    run, folder = session.run, session.folder
+    intake = Intake(store.layout, session.encoder, session.replay, session.agent.stored)
+    choice = {**describe(run), "demos": None}  # where the demonstrations lie is nobody else's business
+    server = LinkServer(serving.endpoint, serving.keys, store.about["run"], choice, store, paced=is_simulated(run))
+    try:
+        _refill(session, store, intake, progress)
+        learner = Learner(session, store, intake, server)
+        write_json(folder / "learner.json", {"address": str(server.address), "pid": os.getpid()})
+        progress.say(f"listening at {server.address}")
+        with companions(server.address) as look_after:
+            _loop(learner, log, progress, stop, begun_s, look_after)
+            if stop.signum is None:
+                _dismiss(server)
+    finally:
+        server.close()
 
 
 def _refill(session: Session, store: StepLog, intake: Intake, progress: Progress) -> None:
@@ -223,7 +238,7 @@ def _refill(session: Session, store: StepLog, intake: Intake, progress: Progress
     start = max(0, rows - 2 * session.run.train.replay_capacity - 1)  # at least half of the rows are transitions
     if rows:
         progress.say(f"reading {rows - start} rows of {store.path} into the replay buffer")
-    for block in store.blocks(start, rows, verify=True):
+    for block in store.blocks(start, rows):  # the server has looked at all of them
         for row in block:
             intake.take(row)
 
@@ -235,7 +250,7 @@ def _loop(
     session, config = learner.session, learner.session.run.train
     counters, rates = session.counters, (Rate(session.counters.env_steps), Rate(session.counters.updates))
     saved, evaluated = session.steps, session.steps
-    quiet_s = time.monotonic()
+    quiet_s, told_s = time.monotonic(), 0.0
     pending: deque[dict[str, Any]] = deque()
     try:
         while not stop():
@@ -250,8 +265,11 @@ def _loop(
                     evaluated = session.steps
                     row |= evaluated_row(session) if learner.paced else {}
                 log.row(row | {"wall_s": counters.wall_s, "env_steps_per_s": env_rate, "updates_per_s": update_rate})
-                progress.update(session.steps, _facts(learner, env_rate, update_rate))
             started_s = time.monotonic()
+            if started_s - told_s > _TELL_S:
+                told_s = started_s
+                now = rates[0].add(counters.env_steps), rates[1].add(counters.updates)
+                progress.update(session.steps, _facts(learner, *now))
             if learner.due > 0 and (batch := draw_batch(session)) is not None:
                 session.agent, metrics = session.agent.update(batch)
                 counters.updates += len(batch.reward)
@@ -303,9 +321,10 @@ def _note_age(learner: Learner, taken: Taken) -> None:
 
 
 def _publish(learner: Learner) -> None:
-    """Give actors the policy as it is now, not too often, and never a second one while the first is on its way."""
+    """Give actors the policy as it is now, not too often: to fetch it from the device waits for the update."""
     session, updates, now_s = learner.session, learner.session.counters.updates, time.monotonic()
-    if updates == learner.published or now_s - learner.published_s < PUBLISH_S or not learner.server.delivered:
+    wanted = learner.published < 0 or learner.server.following
+    if updates == learner.published or now_s - learner.published_s < PUBLISH_S or not wanted:
         return
     random_first = session.run.agent_config.start_steps if not len(session.demos) else 0
     if session.counters.env_steps < random_first:
@@ -350,6 +369,8 @@ def _facts(learner: Learner, env_rate: float, update_rate: float) -> dict[str, s
     facts |= {"steps/s": f"{env_rate:.0f}", "updates/s": f"{update_rate:.0f}"}
     ratio = _link_row(learner)["replay_ratio"]
     facts |= {} if ratio is None else {"ratio": f"{ratio:.2f}/{session.run.agent_config.utd_ratio}"}
+    if (owed := learner.due) > session.run.train.lead_steps:
+        facts["behind"] = f"{owed} updates"
     return facts | {"actors": str(len(learner.server.present))}
 
 

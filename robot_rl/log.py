@@ -1,4 +1,4 @@
-"""What a run tells: metrics.csv, TensorBoard files, and a progress line."""
+"""What a run tells: metrics.csv, a sink such as TensorBoard files (trackers.py), and a progress line."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from robot_rl.files import disk_errors, write_atomic
+from robot_rl.trackers import FINAL, Place, open_sink
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -26,43 +27,54 @@ WALL_CLOCK = ("wall_s", "env_steps_per_s", "updates_per_s")
 
 
 class MetricsLog:
-    """Rows of numbers, to ``metrics.csv`` and to TensorBoard files.
+    """Rows of numbers, to ``metrics.csv`` and to the sink that ``tracker`` names (trackers.py).
 
     The CSV has one header; a column that appears later (losses, once updates begin) is added to it, and the rows
     before are empty there.
     """
 
-    def __init__(self, folder: Path, step_name: str, keep_steps: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, step_name: str, keep_steps: int | None = None, tracker: str = "tensorboard"
+    ) -> None:
         """``step_name``: the column that counts. ``keep_steps``: on resume, the step to go on from; what was logged
-        behind it is dropped, because it is about to be done again. Otherwise the file must not exist."""
-        from tensorboardX import SummaryWriter
-
-        self._path, self._step_name = folder / "metrics.csv", step_name
+        behind it is dropped, because it is about to be done again. Otherwise the file must not exist. Raises as the
+        sink does, before metrics.csv is touched."""
+        self._path, self._step_name, self._step = folder / "metrics.csv", step_name, keep_steps or 0
         self._columns: list[str] = []
+        if keep_steps is None and self._path.exists():
+            raise FileExistsError(f"{self._path} exists: resume the run, or train into another folder")
+        kept = () if keep_steps is None else _kept(self._path, step_name, keep_steps)
+        self._sink = open_sink(tracker, Place(folder, keep_steps, kept))
         if keep_steps is not None:
             self._columns = _truncate(self._path, step_name, keep_steps)
         with disk_errors(self._path):
             self._file = open(self._path, "a" if keep_steps is not None else "x", newline="")  # noqa: SIM115
-        purge_step = None if keep_steps is None else keep_steps + 1  # the first one that is dropped
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step, flush_secs=20)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
-        self._writer.close()
+        if self._sink:
+            self._sink.close(failed=kind is not None)
 
     def row(self, row: Row) -> None:
         """Write one row; None is an empty field."""
+        self._step = int(row[self._step_name] or 0)
         with disk_errors(self._path):
             if new := [name for name in row if name not in self._columns]:
                 self._add_columns(new)
             self._file.write(_line([_text(row.get(name)) for name in self._columns]))
             self._file.flush()
-            for name, value in row.items():
-                if value is not None and name != self._step_name:
-                    self._writer.add_scalar(name, value, int(row[self._step_name] or 0))
+            if self._sink:
+                numbers = {name: value for name, value in row.items() if value is not None and name != self._step_name}
+                self._sink.row(self._step, numbers)
+
+    def result(self, summary: Mapping[str, Any]) -> None:
+        """Tell the sink what came out: the numbers of ``summary.json`` that are not about the machine."""
+        if self._sink:
+            told = {name: float(summary[name]) for name in FINAL if summary.get(name) is not None}
+            self._sink.result(self._step, told)
 
     def sync(self) -> None:
         """Force what was written to the disk."""
@@ -97,6 +109,16 @@ def read_columns(path: Path) -> dict[str, list[float]]:
             except ValueError:
                 raise ValueError(f"{path}, line {number + 2}: {name} is '{text}', not a number") from None
     return columns
+
+
+def _kept(path: Path, step_name: str, keep_steps: int) -> list[tuple[int, dict[str, float]]]:
+    """Step and numbers of each row up to ``keep_steps``."""
+    rows = read_metrics(path) if path.exists() else []
+    return [
+        (int(row[step_name]), {name: float(text) for name, text in row.items() if text and name != step_name})
+        for row in rows
+        if int(row[step_name]) <= keep_steps
+    ]
 
 
 def _truncate(path: Path, step_name: str, keep_steps: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 DIR/run.json            the command, every resolved config, versions, the commit: enough to repeat the run
 DIR/demos.zarr          demonstrations, where the run recorded its own
-DIR/metrics.csv         one row an episode; DIR/tensorboard/ has the same numbers
+DIR/metrics.csv         one row an episode; DIR/tensorboard/ or DIR/wandb/ has the same numbers
 DIR/checkpoints/<step>/ agent.ckpt and replay.npz; the two newest are kept
 DIR/summary.json        what came out
 """
@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robot_rl.config import check, number, override, restore
+from robot_rl.config import check, choice, number, override, restore
 from robot_rl.files import disk_errors, read_json, write_json
 from robot_rl.find import find
+from robot_rl.trackers import TRACKERS
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -55,6 +56,7 @@ class TrainConfig:
     demo_episodes: int = number(20, 1, 10**6, "recorded where the agent wants demonstrations and none are given")
     lead_steps: int = number(64, 1, 10**9, "environment steps that twins may be ahead of the learner, where apart")
     window: int = number(20, 1, 10**6, "training episodes in the rolling success rate")
+    tracker: str = choice("tensorboard", TRACKERS, "where the rows of metrics.csv go besides")
 
     def __post_init__(self) -> None:
         check(self)
@@ -171,8 +173,8 @@ def create(folder: Path, run: Run, **more: Any) -> None:
 
 def describe(run: Run) -> dict[str, Any]:
     """What was chosen, as JSON values: what ``from_description`` makes the Run of again."""
-    choice = {name: getattr(run, name) for name in ("task", "arm", "world", "agent", "settings", "demos", "seed")}
-    return {**choice, "configs": configs(run)}
+    chosen = {name: getattr(run, name) for name in ("task", "arm", "world", "agent", "settings", "demos", "seed")}
+    return {**chosen, "configs": configs(run)}
 
 
 def origin() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from robot_rl import checkpoint
 from robot_rl.demo import record
 from robot_rl.evaluate import Evaluation, evaluate
 from robot_rl.files import disk_errors, sync_folder, write_json
-from robot_rl.log import Progress, as_row, percent
+from robot_rl.log import MetricsLog, Progress, as_row, percent
 from robot_rl.replay import ReplayBuffer, sample_mixture
 from robot_rl.run import Run, Spaces, check_metadata, checkpoints, configs, remove_folder
 from robot_rl.store import EpisodeReader, EpisodeWriter, StoreInfo, load_into
@@ -161,9 +161,9 @@ def save(session: Session, replay: bool = True) -> None:
     """Write a checkpoint, whole or not at all, and drop all but the two newest; without the replay where a store of
     all steps has it."""
     final = session.folder / "checkpoints" / f"{session.steps:09d}"
-    if final.exists():
+    if final.exists() and replay:  # between two steps nothing changes, but for a learner that has updates to make up
         return
-    temporary = final.with_name(f".{final.name}.tmp")
+    temporary = final.with_name(f".{final.name}.new.tmp")
     run = session.run
     metadata = {"task": run.task, "agent": run.agent, "steps": session.steps, "counters": asdict(session.counters)}
     with disk_errors(final):
@@ -175,7 +175,9 @@ def save(session: Session, replay: bool = True) -> None:
             if replay:
                 session.replay.save(temporary / "replay.npz")
             sync_folder(temporary)
-            os.replace(temporary, final)
+            if final.exists():
+                remove_folder(final)  # the one before it is kept until this one is there
+            os.rename(temporary, final)
         except BaseException:
             shutil.rmtree(temporary)
             raise
@@ -210,7 +212,7 @@ def evaluated_row(session: Session) -> dict[str, float | None]:
     return row | ({} if result.mean_cost is None else {"eval_cost": result.mean_cost})
 
 
-def finish(session: Session, begun_s: float) -> dict[str, Any]:
+def finish(session: Session, log: MetricsLog, begun_s: float) -> dict[str, Any]:
     """Evaluate, where there is an environment to do it in, and write ``summary.json``."""
     run, env = session.run, session.env
     if isinstance(env, Spaces):
@@ -223,6 +225,7 @@ def finish(session: Session, begun_s: float) -> dict[str, Any]:
             )  # fmt: skip
     summary = summarize(session, result, time.monotonic() - begun_s)
     write_json(session.folder / "summary.json", summary)
+    log.result(summary)
     return summary
 
 

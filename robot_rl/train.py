@@ -38,6 +38,7 @@ from robot_rl.session import (
     restore,
     save,
 )
+from robot_rl.trackers import check_tracker
 
 
 def train(run: Run, folder: Path) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     after Ctrl-C or SIGTERM. Each leaves the last checkpoint whole.
     """
     check_new(folder)
+    check_tracker(run.train.tracker)
     env = make_env(run)  # before the folder is made, so that a wrong name leaves none behind
     try:
         encoder, agent = make_agent(run, env)
@@ -80,21 +82,21 @@ def _train(session: Session, resume: bool) -> dict[str, Any]:
             restore(session, newest(folder))
         begun_s = time.monotonic() - session.counters.wall_s
         name = "updates" if run.offline else "env_steps"
-        with (
-            MetricsLog(folder, name, session.steps if resume else None) as log,
-            Progress(f"{run.task} {run.agent}", run.train.steps, session.steps) as progress,
-            StopSignals(progress.say) as stop,
-        ):
-            demonstrate(session, progress, stop)
-            if not stop():
-                _loop(session, log, progress, stop, begun_s)
-        if stop.signum is not None:
-            raise Interrupted(
-                f"stopped at {session.steps} of {run.train.steps} steps; go on with: "
-                f"robot-rl train --resume {shlex.quote(str(folder))}",
-                stop.signum,
-            )
-        return finish(session, begun_s)
+        with MetricsLog(folder, name, session.steps if resume else None, run.train.tracker) as log:
+            with (
+                Progress(f"{run.task} {run.agent}", run.train.steps, session.steps) as progress,
+                StopSignals(progress.say) as stop,
+            ):
+                demonstrate(session, progress, stop)
+                if not stop():
+                    _loop(session, log, progress, stop, begun_s)
+            if stop.signum is not None:
+                raise Interrupted(
+                    f"stopped at {session.steps} of {run.train.steps} steps; go on with: "
+                    f"robot-rl train --resume {shlex.quote(str(folder))}",
+                    stop.signum,
+                )
+            return finish(session, log, begun_s)
     finally:
         lock.release()
 

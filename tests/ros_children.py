@@ -14,15 +14,15 @@ ROOT = Path(__file__).parent.parent
 PATIENCE_S = 60.0  # a busy machine is no failure
 
 
-def until(condition: Callable[[], Any]) -> Any:
+def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
     """The first true value of ``condition()``; AssertionError where there is none for a long time."""
-    end_s = time.monotonic() + PATIENCE_S
+    end_s = time.monotonic() + patience_s
     while time.monotonic() < end_s:
         value = condition()
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError(f"still not so after {PATIENCE_S:g} s")
+    raise AssertionError(f"still not so after {patience_s:g} s")
 
 
 def child_processes() -> set[str]:

@@ -49,7 +49,7 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("tasks", "demo", "train", "eval", "plot", "video", "study", "bench"):
+    for command in ("tasks", "demo", "train", "eval", "runs", "plot", "video", "study", "bench"):
         assert command in done.stdout
 
 

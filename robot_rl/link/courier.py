@@ -167,7 +167,9 @@ class Courier:
         first = self.cursor
         safe = self._log.sync()
         rows = self._log.read(first, min(safe, first + self._batch))
-        self._take(self._client.append(self._sender, first, len(rows), rows.tobytes(), self._health()))
+        health = self._health()
+        health.unsent, health.superseded, health.retries = self.unsent - len(rows), self.superseded, self.retries
+        self._take(self._client.append(self._sender, first, len(rows), rows.tobytes(), health))
 
     def _take(self, receipt: Any) -> None:
         if receipt.cursor > len(self._log):

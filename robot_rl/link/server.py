@@ -48,7 +48,6 @@ class Peer:
     heard_s: float = field(default_factory=time.monotonic)
     health: Any = field(default_factory=pb.Health)
     followers: set[asyncio.Event] = field(default_factory=set)
-    sent: int = 0  # version of the newest policy that it was given
 
     @property
     def present(self) -> bool:
@@ -73,7 +72,7 @@ class LinkServer:
         self._safe = len(store)
         self._env_steps = sum(log.steps for log in self._logs.values())
         self._learned, self._allowed, self._stop = self._safe, 0, False
-        self._policy, self._published_s = (0, b""), 0.0  # version and message; when
+        self._policy = 0, b""  # version and message
         self._pending = 0  # bytes of messages that wait for the disk
         self._news = threading.Condition()  # of rows, for the learner's thread
         self._failure: OSError | None = None
@@ -114,7 +113,7 @@ class LinkServer:
     def publish(self, version: int, env_steps: int, policy: Mapping[str, np.ndarray]) -> None:
         """Let actors have this policy, and none before it."""
         message = pb.News(version=version, env_steps=env_steps, policy=wire.pack(policy)).SerializeToString()
-        self._policy, self._published_s = (version, message), time.monotonic()
+        self._policy = version, message
         self._tell()
 
     def allow(self, env_steps: int, learned_rows: int) -> None:
@@ -138,14 +137,6 @@ class LinkServer:
     def refused(self) -> int:
         """Messages that were not taken, and calls without the token."""
         return self._refused + (self._guard.refused if self._guard is not None else 0)
-
-    @property
-    def delivered(self) -> bool:
-        """Whether every actor that follows has the newest policy on its way, or had its time: one that does not read
-        must not keep the others from newer ones."""
-        return time.monotonic() - self._published_s > SILENT_S or all(
-            peer.sent == self._policy[0] for peer in list(self._peers.values()) if peer.followers
-        )
 
     @property
     def following(self) -> int:
@@ -347,7 +338,7 @@ class LinkServer:
                 news = pb.News(granted=self._granted(peer), stop=self._stop).SerializeToString()
                 peer.heard_s = time.monotonic()
                 yield (policy if version != sent else b"") + news  # messages are merged by joining their bytes
-                sent = peer.sent = version
+                sent = version
                 try:
                     await asyncio.wait_for(changed.wait(), HEARTBEAT_S)
                 except TimeoutError:

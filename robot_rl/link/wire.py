@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -86,10 +87,9 @@ def unpack(messages: Iterable[Any]) -> dict[str, np.ndarray]:
         if message.dtype not in DTYPES:
             raise ValueError(f"array '{message.name}' has type '{message.dtype}': not one of numbers")
         dtype = np.dtype(message.dtype).newbyteorder("<")
-        size, extent = dtype.itemsize, dtype.itemsize  # Python's integers: no shape overflows them
-        for length in message.shape:
-            size, extent = size * length, extent * max(1, length)
-        if size != len(message.data) or len(message.shape) > 32 or extent > POLICY_BYTES:
+        size = dtype.itemsize * math.prod(message.shape)  # Python's integers: no shape overflows them
+        room = math.prod(max(1, length) for length in message.shape)  # numpy wants it small of an empty one, too
+        if size != len(message.data) or len(message.shape) > 32 or dtype.itemsize * room > POLICY_BYTES:
             raise ValueError(
                 f"array '{message.name}' has {len(message.data)} bytes and shape {list(message.shape)[:32]}: they do "
                 "not fit"
