@@ -8,15 +8,17 @@ refused unless its version, its sender and its size are right and every row is w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 import numpy as np
@@ -27,8 +29,9 @@ from robot_rl.link.receive import Log, Refused, check_rows, read_logs
 from robot_rl.link.security import Endpoint, TokenGuard, listening
 from robot_rl.step_log import StepLog
 
-CONNECTIONS = 256  # at once: far more than there are arms, few enough to stay small under attack
-CALLS = 128  # under way at once
+CONNECTIONS = 128  # at once: far more than there are arms, few enough to stay small under attack
+CALLS = 4  # under way at once on each; with a place for all of them, nobody's calls keep out another's
+READ_S = 3.0  # a call has to send its message
 PENDING_BYTES = 64 << 20  # of messages that wait for the disk; beyond it they have to be sent again
 LAYOUT_CHARS = 1 << 16
 BEHIND_ROWS = 8192  # received and not yet learned from: beyond it actors are asked to wait
@@ -76,6 +79,7 @@ class LinkServer:
         self._disk = ThreadPoolExecutor(1, "link-disk")
         self._guard = TokenGuard(self._access.token) if self._access.token is not None else None
         self._refused = 0  # messages
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # to send a message, by connection
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="link", daemon=True)
@@ -159,15 +163,12 @@ class LinkServer:
         self._closing = asyncio.Event()
         server = grpc.aio.server(
             interceptors=[] if self._guard is None else [self._guard],
-            options=wire.server_options(CONNECTIONS, self._store.layout.dtype.itemsize),
-            maximum_concurrent_rpcs=CALLS,
+            options=wire.server_options(CONNECTIONS, CALLS, self._store.layout.dtype.itemsize),
+            maximum_concurrent_rpcs=CALLS * CONNECTIONS,
         )
-        handlers = {
-            "Describe": grpc.unary_unary_rpc_method_handler(self._describe),
-            "Join": grpc.unary_unary_rpc_method_handler(self._join),
-            "Append": grpc.unary_unary_rpc_method_handler(self._append),
-            "Follow": grpc.unary_stream_rpc_method_handler(self._follow),
-        }  # bytes in, bytes out: what cannot be parsed is refused here, in words
+        calls = {"Describe": self._describe, "Join": self._join, "Append": self._append, "Follow": self._follow}
+        # As streams of bytes: a message is read, and refused in words, here, and not waited for without end.
+        handlers = {name: grpc.stream_stream_rpc_method_handler(self._reading(call)) for name, call in calls.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, handlers),))
         try:
             credentials, text = self._access.credentials, str(self._endpoint)
@@ -196,15 +197,34 @@ class LinkServer:
             for event in peer.followers:
                 event.set()
 
-    async def _describe(self, data: bytes, context: Any) -> bytes:
+    def _reading(
+        self, call: Callable[[bytes, Any], AsyncGenerator[bytes, None]]
+    ) -> Callable[..., AsyncIterator[bytes]]:
+        async def read(requests: object, context: Any) -> AsyncIterator[bytes]:
+            # One at a time on each connection: so what half a message takes of memory is bounded.
+            turn = self._turns.setdefault(context.peer(), asyncio.Lock())
+            try:
+                async with asyncio.timeout(READ_S), turn:
+                    data = await context.read()
+            except TimeoutError:
+                data = grpc.aio.EOF
+            if data is grpc.aio.EOF:
+                await self._refuse(Refused(grpc.StatusCode.INVALID_ARGUMENT, "there is no message"), context)
+            async with contextlib.aclosing(call(data, context)) as answers:
+                async for answer in answers:
+                    yield answer
+
+        return read
+
+    async def _describe(self, data: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         async def answer() -> Any:
             request = wire.parse(pb.DescribeRequest, data)
             self._check_schema(request.schema)
             return pb.Description(schema=wire.SCHEMA, run=self._run, choice=self._choice)
 
-        return await self._answer(answer, context)
+        yield await self._answer(answer, context)
 
-    async def _join(self, data: bytes, context: Any) -> bytes:
+    async def _join(self, data: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         async def answer() -> Any:
             request = wire.parse(pb.JoinRequest, data)
             sender = request.sender
@@ -223,7 +243,7 @@ class LinkServer:
                 )
             return self._receipt(self._admit(sender))
 
-        return await self._answer(answer, context)
+        yield await self._answer(answer, context)
 
     def _admit(self, sender: Any) -> Peer:
         """The peer of an actor that joins. Raises Refused where another one has its name."""
@@ -258,7 +278,7 @@ class LinkServer:
             if not peer.log.rows:
                 del self._logs[peer.log.id]
 
-    async def _append(self, data: bytes, context: Any) -> bytes:
+    async def _append(self, data: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         async def answer() -> Any:
             if self._pending > PENDING_BYTES:
                 raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "the learner's disk is behind: wait, and send again")
@@ -277,7 +297,7 @@ class LinkServer:
 
         self._pending += len(data)
         try:
-            return await self._answer(answer, context)
+            yield await self._answer(answer, context)
         finally:
             self._pending -= len(data)
 
@@ -302,7 +322,7 @@ class LinkServer:
             self._env_steps = sum(log.steps for log in list(self._logs.values()))
             self._news.notify_all()
 
-    async def _follow(self, data: bytes, context: Any) -> AsyncIterator[bytes]:
+    async def _follow(self, data: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         try:
             request = wire.parse(pb.FollowRequest, data)
             peer = self._peer(request.sender)

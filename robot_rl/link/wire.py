@@ -17,7 +17,7 @@ from robot_rl.step_log import DTYPES
 SCHEMA = 1
 SERVICE = "robot_rl.link.Link"
 APPEND_BYTES = 1 << 20  # of rows in a message, or one row where that is more
-MESSAGE_BYTES = 2 << 20  # the largest message that a learner takes
+MESSAGE_BYTES = 128 << 10  # the largest message that a learner takes has that much more
 POLICY_BYTES = 512 << 20  # the largest that an actor takes: its learner is one that it knows
 UNLIMITED = 2**64 - 1
 KEEP_ALIVE_MS = 2_000  # a peer that is silent for twice as long is taken for gone
@@ -39,18 +39,18 @@ CLIENT_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-def server_options(connections: int, row_bytes: int) -> list[tuple[str, Any]]:
-    """For a server that takes rows of ``row_bytes`` from at most ``connections`` peers."""
+def server_options(connections: int, calls: int, row_bytes: int) -> list[tuple[str, Any]]:
+    """For a server that takes rows of ``row_bytes`` from at most ``connections`` peers, each in ``calls`` at once."""
     return [
         *SERVER_OPTIONS,
-        ("grpc.max_receive_message_length", max(MESSAGE_BYTES, 2 * row_bytes)),
+        ("grpc.max_receive_message_length", max(APPEND_BYTES, row_bytes) + MESSAGE_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 8 << 10),
         ("grpc.absolute_max_metadata_size", 16 << 10),
-        ("grpc.max_concurrent_streams", 16),
+        ("grpc.max_concurrent_streams", calls),
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.server_handshake_timeout_ms", 3_000),
-        ("grpc.max_connection_idle_ms", 30_000),
+        ("grpc.max_connection_idle_ms", 5_000),
         ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEP_ALIVE_MS),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -88,10 +88,8 @@ def unpack(messages: Iterable[Any]) -> dict[str, np.ndarray]:
             raise ValueError(f"array '{message.name}' has type '{message.dtype}': not one of numbers")
         dtype = np.dtype(message.dtype).newbyteorder("<")
         size = dtype.itemsize * math.prod(message.shape)  # Python's integers: no shape overflows them
-        room = math.prod(
-            max(1, length) for length in message.shape
-        )  # small also of an empty one
-        if size != len(message.data) or len(message.shape) > 32 or room > POLICY_BYTES:
+        room = math.prod(max(1, length) for length in message.shape)  # numpy wants it small of an empty one, too
+        if size != len(message.data) or len(message.shape) > 32 or dtype.itemsize * room > POLICY_BYTES:
             raise ValueError(
                 f"array '{message.name}' has {len(message.data)} bytes and shape {list(message.shape)[:32]}: they do "
                 "not fit"
