@@ -28,7 +28,8 @@ demo: $(VENV)/.base gl  ## train a policy on the twin, draw its curve and film i
 	@echo "Look at $(OUT)/curve.png and $(OUT)/policy.mp4; the checkpoint is in $(OUT)/checkpoints."
 
 test: lint gl usb  ## what CI runs: lint, types and every test
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not alone' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m alone
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -286,6 +286,7 @@ def test_a_middleware_that_is_not_installed_fails_once(monkeypatch: pytest.Monke
     assert "rmw_of_the_moon" in next(finding.says for finding in found if finding.name == "middleware")
 
 
+@pytest.mark.alone  # the doctor waits for seconds only
 @pytest.mark.skipif(not HAS_ROS, reason="needs rclpy")
 def test_an_arm_node_is_asked_and_what_ails_it_is_told(tmp_path: Path) -> None:
     log = tmp_path / "log"
@@ -326,6 +327,7 @@ def test_without_ros_it_works_and_says_how_to_get_it() -> None:
     assert [finding["name"] for finding in with_arm if finding["status"] == "fail"] == ["arm"]
 
 
+@pytest.mark.alone
 def test_the_real_run_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     status = doctor(as_json=True)
     report = json.loads(capsys.readouterr().out)
