@@ -7,6 +7,7 @@ import tempfile
 import pytest
 
 from robot_rl.children import environment
+from tests.ros_children import QUICK_XLA
 
 # Modules that take half a minute or more on one core, the longest first.
 LONGEST = (
@@ -18,6 +19,8 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if WORKER:
     os.environ.update(environment(at_once=2))
+if QUICK_XLA not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_XLA}".strip()
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

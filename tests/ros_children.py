@@ -17,6 +17,15 @@ PATIENCE_S = 60.0  # a busy machine is no failure
 # address it would answer the tests that come there next.
 TIED = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
+# XLA in half the time; what it makes is slower, which no test that computes for seconds notices.
+QUICK_XLA = "--xla_backend_optimization_level=0"
+
+
+def thorough(**added: str) -> dict[str, str]:
+    """The environment, and what is ``added``, for a process that computes for minutes, as a user's does."""
+    environment = {**os.environ, **added}
+    return environment | {"XLA_FLAGS": environment.get("XLA_FLAGS", "").replace(QUICK_XLA, "").strip()}
+
 
 def until(condition: Callable[[], Any]) -> Any:
     """The first true value of ``condition()``; AssertionError where there is none for a long time."""

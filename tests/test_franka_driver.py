@@ -194,6 +194,7 @@ def test_about_says_what_is_connected(twin, arm):
     assert "120 N" in about["collision force"] and "Hz" in about["control rate"]
 
 
+@pytest.mark.alone  # the robot stops after 20 ms without a command
 def test_in_real_time_a_thread_holds_a_stale_target(twin):
     arm = make(twin.host, twin="realtime", stale_s=0.2)
     try:

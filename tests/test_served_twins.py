@@ -62,7 +62,7 @@ def served():
             config = make_configs("peg_insert", "fr3")
             task = find("tasks", "peg_insert").make(config["task"])
             server = Echo(find("sim", "fr3").make(config["arm"], task.scene), address(), **how)
-            server.twin.drive(np.zeros(server.twin.limits.dof), 0.0)  # compiled now: the door waits for ten seconds only
+            server.twin.drive(np.zeros(server.twin.limits.dof), 0.0)  # compiles it: the door waits for 10 s only
             server.twin.place(task.reset(np.random.default_rng(0)))
             return run(server)
 

@@ -1,14 +1,13 @@
 """A policy trained on a twin in this process succeeds as often through the makers' client libraries and protocols."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 from robot_rl.children import environment
-from tests.ros_children import ROOT
+from tests.ros_children import ROOT, thorough
 from tests.served import serve
 
 ARMS = {"fr3": "fci", "ur5e": "rtde"}
@@ -22,7 +21,7 @@ POINTS = 0.05  # of success that the protocol may cost
 def robot_rl(*words: str, at_once: int = 1) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "robot_rl.cli", *words],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **environment(at_once)},
+        cwd=ROOT, env=thorough(PYTHONPATH=str(ROOT), **environment(at_once)),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
