@@ -9,9 +9,11 @@ import pytest
 from robot_rl.children import environment
 from tests.ros_children import QUICK_XLA
 
-# Modules that take half a minute or more on one core, the longest first.
+# Modules that take half a minute or more, the longest first.
 LONGEST = (
-    "test_vendor_policies", "test_end_to_end", "test_agents", "test_arm_contract",
+    "test_vendor_policies", "test_end_to_end", "test_hardware_drills", "test_constraint", "test_agents",
+    "test_arm_contract", "test_arm_node", "test_drills", "test_ros_world", "test_train", "test_study", "test_up",
+    "test_franka_driver", "test_ur_driver", "test_ur_rtde_clients", "test_learns", "test_losses",
 )  # fmt: skip
 
 # Nothing that reads these (numpy, JAX, MuJoCo) may be imported above or by this module.

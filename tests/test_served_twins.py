@@ -32,7 +32,10 @@ class Echo(Server):
         self.client = connection
 
         def on_readable():
-            got = connection.recv(100)
+            try:
+                got = connection.recv(100)
+            except ConnectionResetError:  # of a client that had not read everything
+                got = b""
             if not got:
                 self.client, self.waits_for = None, 0
                 self.drop(connection)
