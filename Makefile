@@ -1,5 +1,6 @@
 # Every target makes its own virtual environment in .venv and installs what it needs. `make help` lists them.
 PYTHON ?= python3
+WORKERS ?= 2
 SEED ?= 0
 ARM ?= panda
 TASK ?= peg_insert
@@ -27,7 +28,8 @@ demo: $(VENV)/.base gl  ## train a policy on the twin, draw its curve and film i
 	@echo "Look at $(OUT)/curve.png and $(OUT)/policy.mp4; the checkpoint is in $(OUT)/checkpoints."
 
 test: lint gl usb  ## what CI runs: lint, types and every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not alone' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m alone
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -29,7 +29,10 @@ def make_server(protocol: str, arm: str, task: str, address: str, lockstep: bool
     configs = build.make_configs(task, speaker, "sim", settings, {"protocol": name})
     built = find("tasks", task).make(configs["task"])
     twin = build.make_arm(task, speaker, "sim", configs, built)
-    twin.place(built.reset(np.random.default_rng(0)))  # inside the task's bounds, with its objects about
+    start = built.reset(np.random.default_rng(0))  # inside the task's bounds, with its objects about
+    twin.place(start)
+    twin.drive(np.zeros(twin.limits.dof), start.gripper)  # the first tick may have to be compiled: not before a client
+    twin.place(start)
     return importlib.import_module(name).make(configs["protocol"], twin, address, lockstep)
 
 

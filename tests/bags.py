@@ -16,6 +16,7 @@ from rosbags.highlevel import AnyReader
 
 from controllers import bag_reader, bag_types
 from controllers.bag_writer import BagWriter, Message, Topic
+from tests.ros_children import TIED
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 60.0
@@ -43,7 +44,7 @@ class Child:
         code = RECORD.format(module=module, function=function, blocked=blocked, options=options)
         self._log = folder / f"{function}.{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen([sys.executable, "-c", code, str(out)], stderr=log, cwd=ROOT)
+            self.process = subprocess.Popen([*TIED, sys.executable, "-c", code, str(out)], stderr=log, cwd=ROOT)
 
     @property
     def said(self) -> str:
@@ -131,6 +132,14 @@ def publish(publisher: Any, datas: list[bytes], pause_s: float = 0.003) -> None:
     for data in datas:
         publisher.publish(data)
         time.sleep(pause_s)
+    await_arrival(publisher)
+
+
+def await_arrival(publisher: Any) -> None:
+    """Until all that was sent has arrived with its listeners; where it is best effort nobody tells."""
+    from rclpy.duration import Duration
+
+    assert publisher.wait_for_all_acked(Duration(seconds=WAIT_S)), f"waited in vain; {publisher.topic_name}"
 
 
 def recorded(out: Path) -> dict[str, list[bytes]]:

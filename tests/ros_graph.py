@@ -22,10 +22,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from tests.ros_children import child_processes
+from tests.ros_children import PATIENCE_S, TIED, child_processes
 
 ROOT = Path(__file__).parent.parent
-PATIENCE_S = 30.0  # of a wait for a condition; never reached by what works
 DOMAINS = range(1, 100)  # above, the ports of a domain lie where the kernel hands out its own
 CHOICES = ("ROS_AUTOMATIC_DISCOVERY_RANGE", "FASTDDS_DEFAULT_PROFILES_FILE")
 OUR_THREADS = {"ros", "control", "heartbeat"}
@@ -69,7 +68,7 @@ class Process:
         clean["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by end()
         self._popen = subprocess.Popen(
-            [sys.executable, *MAIN[main], *args], env=clean, stdout=self._log, stderr=subprocess.STDOUT, cwd=ROOT
+            [*TIED, sys.executable, *MAIN[main], *args], env=clean, stdout=self._log, stderr=subprocess.STDOUT, cwd=ROOT
         )
 
     @property

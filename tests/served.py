@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from controllers.door import Door
-from tests.ros_children import PATIENCE_S, ROOT, kill
+from tests.ros_children import PATIENCE_S, ROOT, TIED, kill
 
 _numbers = itertools.cycle(range(1, 255))
 
@@ -94,7 +94,7 @@ def serve(
         log = Path(folder) / "log"
         with open(log, "wb") as err:
             process = subprocess.Popen(
-                [sys.executable, "-m", "robot_rl.cli", *words],
+                [*TIED, sys.executable, "-m", "robot_rl.cli", *words],
                 cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=err, stderr=err,
             )  # fmt: skip
         twin = Served(host, process, log)

@@ -145,7 +145,8 @@ def test_diagnostics_say_four_things(arm):
     arm.await_safety("following")
     wait_until(lambda: arm.diagnostics("targets")[1] == "fresh", "targets are fresh")
     assert arm.diagnostics("energy")[:2] == (0, "normal")
-    assert arm.diagnostics("arm")[:2] == (0, "following")
+    # A busy computer may have held for a moment.
+    wait_until(lambda: arm.diagnostics("arm")[:2] == (0, "following"), "the arm's status is fine")
     arm.silence()
     arm.estop(True)
     wait_until(lambda: arm.diagnostics("arm")[0] == 2, "the arm's status is an error")
@@ -169,7 +170,8 @@ def test_an_emergency_stop_latches_until_released_and_cleared(arm):
     assert not success and "emergency stop" in message
     assert "emergency stop" in arm.set(start__tcp=[0.0] * 7)[1] or not arm.set(start__tcp=[0.0] * 7)[0]
     assert arm.estop(False)[0]
-    assert arm.guard()["fault"] == 5 and arm.newest(m.ESTOP_STATE).data is False
+    assert arm.guard()["fault"] == 5
+    wait_until(lambda: arm.newest(m.ESTOP_STATE).data is False, "estop_state tells of the release")
     assert arm.call("clear_fault") == (True, "cleared: emergency stop")
     arm.await_safety("following")
     assert arm.call("clear_fault") == (True, "there was no fault")

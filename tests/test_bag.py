@@ -18,6 +18,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from controllers import bag, bag_reader, bag_replay, bag_types
 from tests.bags import (
     Child,
+    await_arrival,
     noise,
     publish,
     publisher,
@@ -55,7 +56,8 @@ def test_every_byte_of_every_kind_of_topic_is_recorded_and_other_tools_read_it(t
     sent |= {"/late": [text("now")], "/arm/safety_state": [text("holding")]}
     publish(late, sent["/late"])
     recorder.await_words("recording /arm/safety_state [std_msgs/msg/String]")
-    time.sleep(0.2)
+    await_arrival(latched)
+    wait_for(lambda: len(recorded(tmp_path / "bag").get("/arm/quick", ())) == 40, lambda: recorder.said)
     assert recorder.interrupt() == 0
     assert "0 dropped" in recorder.said and "0 lost" in recorder.said
     out = tmp_path / "bag"
@@ -158,7 +160,7 @@ def test_a_publisher_that_offers_less_is_heard_too(tmp_path, node, start):
     quick = publisher(node, "/both", best_effort=True)
     recorder.await_words("/both: another publisher offers less")
     publish(quick, [text("quick")])
-    time.sleep(0.2)
+    wait_for(lambda: len(recorded(tmp_path / "bag").get("/both", ())) == 2, lambda: recorder.said)
     assert recorder.interrupt() == 0
     assert recorded(tmp_path / "bag")["/both"] == [text("sure"), text("quick")]
 

@@ -26,6 +26,8 @@ from robot_rl.bag_export import export
 from robot_rl.build import make_env
 from robot_rl.episode import Episode, rollout
 from robot_rl.store import EpisodeReader
+from tests.bags import await_arrival
+from tests.ros_children import TIED
 
 ROOT = Path(__file__).parent.parent
 STEP_NS = 100_000_000
@@ -111,7 +113,8 @@ def play(task: str, out: Path) -> list[Episode]:
     from controllers.ros import RosContext, require_ros
 
     rclpy = require_ros()
-    recorder = subprocess.Popen([sys.executable, "-c", RECORD, str(out)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    words = [*TIED, sys.executable, "-c", RECORD, str(out)]
+    recorder = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         with RosContext() as ros:
             node = ros.add(rclpy.create_node("tester", context=ros.context, enable_rosout=False))
@@ -122,8 +125,9 @@ def play(task: str, out: Path) -> list[Episode]:
                 played = rollout(env, env.unwrapped.demonstrator(np.random.default_rng(seed)), seed)
                 assert played is not None
                 episodes.append(played[0])
+            for publisher in env.publishers.values():
+                await_arrival(publisher)
             env.close()
-            time.sleep(0.3)
             recorder.send_signal(signal.SIGINT)
             assert recorder.wait(60.0) == 0
     finally:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from robot_rl import build
+from tests.ros_children import TIED
 
 pytest.importorskip("rclpy")
 ROOT = Path(__file__).parent.parent
@@ -19,7 +20,7 @@ AT_START = ["task.max_steps=20"]
 @contextmanager
 def child(*args):
     """A process of this test; dead at its end."""
-    process = subprocess.Popen([sys.executable, *args], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*TIED, sys.executable, *args], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ import pytest
 from robot_rl import machine_checks, ros_checks
 from robot_rl.doctor import attempt, doctor
 from robot_rl.finding import Finding, ask
+from tests.ros_children import TIED
+from tests.ros_graph import reserved_domain
 
 HAS_ROS = importlib.util.find_spec("rclpy") is not None
 ROS_VARIABLES = (
@@ -28,10 +30,12 @@ ROS_VARIABLES = (
 
 
 @pytest.fixture(autouse=True)
-def own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+def own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ROS_VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    with reserved_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        yield
 
 
 def put(path: Path, text: str) -> Path:
@@ -282,10 +286,11 @@ def test_a_middleware_that_is_not_installed_fails_once(monkeypatch: pytest.Monke
     assert "rmw_of_the_moon" in next(finding.says for finding in found if finding.name == "middleware")
 
 
+@pytest.mark.alone  # the doctor waits for seconds only
 @pytest.mark.skipif(not HAS_ROS, reason="needs rclpy")
 def test_an_arm_node_is_asked_and_what_ails_it_is_told(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "robot_rl.cli", "node", "arm", "--task", "reach", "--namespace", "doctored"]
+    command = [*TIED, sys.executable, "-m", "robot_rl.cli", "node", "arm", "--task", "reach", "--namespace", "doctored"]
     with open(log, "w") as file:
         node = subprocess.Popen(command, stderr=file)
     try:
@@ -322,6 +327,7 @@ def test_without_ros_it_works_and_says_how_to_get_it() -> None:
     assert [finding["name"] for finding in with_arm if finding["status"] == "fail"] == ["arm"]
 
 
+@pytest.mark.alone
 def test_the_real_run_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     status = doctor(as_json=True)
     report = json.loads(capsys.readouterr().out)

@@ -9,9 +9,12 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
+from tests.ros_children import thorough
+
 
 def robot_rl(*args: str) -> subprocess.CompletedProcess:
-    out = subprocess.run([sys.executable, "-m", "robot_rl.cli", *args], capture_output=True, text=True)
+    words = [sys.executable, "-m", "robot_rl.cli", *args]
+    out = subprocess.run(words, capture_output=True, text=True, env=thorough())
     assert out.returncode == 0, out.stderr
     return out
 

@@ -1,5 +1,6 @@
 """The Franka driver against the twin that speaks FCI, through the unmodified franky and libfranka."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -179,8 +180,11 @@ def test_an_episode_begins_with_the_props_in_their_places(twin):
 def test_no_thread_of_ours_gets_a_real_time_priority(arm):
     """libfranka raises that of the thread that connects; a learner's threads would inherit it."""
     follow(arm, to(arm.read()), 0.05)
-    threads = [int(name) for name in os.listdir("/proc/self/task")]
-    assert not {os.sched_getscheduler(thread) for thread in threads} & {os.SCHED_FIFO, os.SCHED_RR}
+    policies = set[int]()
+    for name in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # a thread may end while they are read
+            policies.add(os.sched_getscheduler(int(name)))
+    assert policies and not policies & {os.SCHED_FIFO, os.SCHED_RR}
 
 
 def test_about_says_what_is_connected(twin, arm):
@@ -190,6 +194,7 @@ def test_about_says_what_is_connected(twin, arm):
     assert "120 N" in about["collision force"] and "Hz" in about["control rate"]
 
 
+@pytest.mark.alone  # the robot stops after 20 ms without a command
 def test_in_real_time_a_thread_holds_a_stale_target(twin):
     arm = make(twin.host, twin="realtime", stale_s=0.2)
     try:

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from robot_rl.build import make_env
-from tests.ros_graph import arm_node, robot_rl
+from tests.ros_graph import PATIENCE_S, arm_node, robot_rl
 
 
 def play(env, seed: int, steps: int):
@@ -114,10 +114,14 @@ def test_reset_after_a_fault_goes_on(real_time, capsys):
             assert info["fault"] == "emergency stop"
             waiting = threading.Thread(target=env.reset, kwargs={"seed": 3})
             waiting.start()  # it waits for a person, and says so
-            waiting.join(0.5)
-            assert waiting.is_alive() and "waits for a person" in capsys.readouterr().err
+            said = ""
+            while "waits for a person" not in said:
+                assert waiting.is_alive(), said
+                waiting.join(0.05)
+                said += capsys.readouterr().err
+            assert waiting.is_alive()
             assert person.estop(False)[0] and person.call("clear_fault")[0]
-            waiting.join(30.0)
+            waiting.join(PATIENCE_S)
             assert not waiting.is_alive()
             assert env.step(nothing)[-1]["fault"] == ""
             assert person.set(watchdog__heartbeat_fault_s=1e-3)[0]  # no heart beats so fast

@@ -257,6 +257,7 @@ def until(true) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.alone
 def test_in_real_time_a_dead_loop_is_a_fault_and_the_robot_stops_its_program(twin, monkeypatch):
     place(twin)
     with connected(twin, twin="realtime", watchdog_hz=2.0, zero_ft=False) as arm:

@@ -90,8 +90,7 @@ def test_moves_arrive_and_kinematics_agree(robot, door):
     assert robot.control.moveJ((q + [0.1, 0, 0, 0, 0, 0]).tolist(), 1.0, 2.0)
     goal = robot.pose + [0, 0, 0.05, 0, 0, 0]
     assert robot.control.moveL(goal.tolist(), 0.25, 1.0)
-    time.sleep(0.05)
-    np.testing.assert_allclose(robot.pose, goal, atol=1e-4)
+    until(lambda: np.allclose(robot.pose, goal, rtol=0.0, atol=1e-4))  # the receiver's newest state is a little older
     truth = door.truth()
     np.testing.assert_allclose(robot.control.getForwardKinematics()[:3], truth["tcp"][:3], atol=1e-5)
     found = robot.control.getInverseKinematics(goal.tolist(), truth["q_rad"])
@@ -103,7 +102,7 @@ def test_moves_arrive_and_kinematics_agree(robot, door):
     assert robot.control.moveL((goal + [0.02, 0, 0, 0, 0, 0]).tolist(), 0.1, 1.0, True)
     until(lambda: robot.control.getAsyncOperationProgress() < 0)
     until(robot.control.isSteady)
-    assert robot.pose[0] == pytest.approx(goal[0] + 0.02, abs=1e-4)
+    until(lambda: robot.pose[0] == pytest.approx(goal[0] + 0.02, abs=1e-4))
 
 
 def test_force_mode_presses(robot):
@@ -117,7 +116,7 @@ def test_force_mode_presses(robot):
     until(lambda: robot.receive.getActualTCPForce()[2] == pytest.approx(10.0, abs=0.5))
     assert robot.control.forceModeStop()
     robot.control.moveL((robot.pose + [0, 0, 0.1, 0, 0, 0]).tolist(), 0.5, 2.0)
-    assert abs(robot.receive.getActualTCPForce()[2]) < 1.0
+    until(lambda: abs(robot.receive.getActualTCPForce()[2]) < 1.0)
 
 
 def test_servo_and_speed_commands_stream(robot):
@@ -168,8 +167,8 @@ def test_a_program_stop_ends_control(robot, door):
 
 
 def test_a_watchdog_ends_the_program(robot):
-    assert robot.control.setWatchdog(5.0)
-    for _ in range(20):
+    assert robot.control.setWatchdog(1.0)  # Hz: a busy computer may keep us waiting between two kicks
+    for _ in range(70):
         assert robot.control.kickWatchdog()
         time.sleep(0.02)
     until(lambda: not robot.control.isProgramRunning())
