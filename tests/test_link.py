@@ -217,6 +217,17 @@ def test_the_newest_policy_wins(tmp_path, server) -> None:
         assert until(courier.newest).version == 2 and courier.superseded == 4
 
 
+def test_a_policy_is_sent_once(server, client) -> None:
+    client.join(identity(), LAYOUT)
+    server.publish(1, 10, policy(1))
+    news = client.follow(identity())[0]
+    first = next(news)
+    assert (first.version, len(first.policy), first.stop) == (1, 1, False)
+    server.stop_actors()
+    again = next(item for item in news if item.stop or item.policy)
+    assert (again.version, len(again.policy), again.stop) == (0, 0, True)
+
+
 def turn(server) -> None:
     """Let the event loop do what it has to do."""
     for _ in range(5):

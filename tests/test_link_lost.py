@@ -9,12 +9,13 @@ import signal
 import socket
 from collections.abc import Iterator
 
+import grpc
 import pytest
 
 from robot_rl.link import wire
 from robot_rl.step_log import StepLog
 from tests import links
-from tests.links import STORE, Actor, all_rows, append, identity, served, serving, stored
+from tests.links import STORE, Actor, all_rows, append, client_of, identity, refusal, served, serving, stored
 from tests.ros_children import until
 from tests.step_rows import LAYOUT, rows_of
 
@@ -109,6 +110,32 @@ def test_a_full_disk_at_the_learner_acknowledges_nothing_that_is_not_there(tmp_p
     with serving(tmp_path / "full", port):  # with room again it goes on, and nothing is there twice
         assert [actor.close() for actor in three] == [0, 0, 0]
     assert stored(tmp_path / "full") == all_rows(40, 40, 40)
+
+
+def test_after_a_failed_write_nothing_is_stored_until_the_store_is_read_anew(tmp_path, monkeypatch) -> None:
+    """The rows whose ``sync`` failed may be in the file: written once more, they would be there twice."""
+    rows, real = rows_of(1, 9), StepLog.sync
+    with serving(tmp_path) as server:
+        client = client_of(server.address.port)
+        client.join(identity(), LAYOUT)
+        assert append(client, identity(), rows[:3]) == 3
+
+        def fail(log: StepLog) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(StepLog, "sync", fail)
+        for healed in (False, False, True):
+            if healed:
+                monkeypatch.setattr(StepLog, "sync", real)
+            code, words = refusal(append, client, identity(), rows[3:6])
+            assert code is grpc.StatusCode.UNAVAILABLE and "cannot store steps: " in words
+        client.close()
+    with serving(tmp_path) as server:
+        client = client_of(server.address.port)
+        cursor = client.join(identity(incarnation=2), LAYOUT).cursor
+        assert cursor in (3, 6) and append(client, identity(incarnation=2), rows[cursor:]) == 9
+        client.close()
+    assert stored(tmp_path) == all_rows(9)
 
 
 @contextlib.contextmanager
