@@ -42,7 +42,8 @@ def test_kill_both_sides_at_random_moments(tmp_path):
         pair.start_learner()
         summary = pair.finish()
         logs = [StepLog(pair.place(index) / "steps.zarr") for index in range(2)]
-    assert summary["env_steps"] == 700 and summary["success_rate"] >= 0.8
+    assert 700 <= summary["env_steps"] < 702, "what is left is shared among the actors, rounded up"
+    assert summary["success_rate"] >= 0.8
     assert all(len(log) > 100 for log in logs), "both actors acted"
     incarnations = [json.loads((pair.place(index) / "actor.json").read_text())["incarnation"] for index in range(2)]
     assert incarnations == [3, 2]
