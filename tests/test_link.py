@@ -17,7 +17,7 @@ from robot_rl.link import wire
 from robot_rl.link.client import described
 from robot_rl.step_log import Layout
 from tests import links
-from tests.links import RUN, Actor, actors, all_rows, append, identity, refusal, serving, stored
+from tests.links import RUN, Actor, actors, all_rows, append, client_of, identity, refusal, serving, stored
 from tests.ros_children import until
 from tests.step_rows import EPISODE, LAYOUT, rows_of
 
@@ -168,6 +168,35 @@ def test_a_learner_that_is_behind_holds_rows_back_and_loses_none(tmp_path, serve
         until(lambda: all(actor.sent for actor in two))
     assert stored(tmp_path) == all_rows(100, 100)
     assert all(actor.courier.retries and not actor.said for actor in two)  # it is nothing to worry about
+
+
+def test_an_actor_whose_rows_wait_for_the_disk_is_not_forgotten(tmp_path, server, client, monkeypatch) -> None:
+    monkeypatch.setattr(servers, "CONNECTIONS", 1)
+    writing, free = threading.Event(), threading.Event()
+    real = server._store.append
+    monkeypatch.setattr(server._store, "append", lambda rows: (writing.set(), free.wait(), real(rows)))
+    client.join(identity(1), LAYOUT)
+    thread = threading.Thread(target=append, args=(client, identity(1), rows_of(1, 4)))
+    thread.start()
+    writing.wait()
+    monkeypatch.setattr(servers, "SILENT_S", 0.0)
+    other = client_of(server.address.port)
+    try:
+        assert refusal(other.join, identity(2), LAYOUT)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    finally:
+        free.set()
+        thread.join()
+    until(lambda: joins(other, 2))
+    monkeypatch.setattr(servers, "CONNECTIONS", 2)
+    assert other.join(identity(1), LAYOUT).cursor == 4
+    other.close()
+
+
+def joins(client, log: int) -> bool:
+    try:
+        return client.join(identity(log), LAYOUT) is not None
+    except grpc.RpcError:
+        return False
 
 
 def policy(version: int, size: int = 3) -> dict[str, np.ndarray]:

@@ -32,6 +32,7 @@ class Log:
     episode: int = -1  # of the last row
     step: int = -1
     ended: bool = False  # with the last row: a new episode has to begin
+    waiting: int = 0  # messages that wait for the disk
 
     def take(self, rows: np.ndarray) -> None:
         """Count ``rows`` (k,), which are its next ones."""

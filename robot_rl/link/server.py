@@ -270,7 +270,7 @@ class LinkServer:
 
     def _forget_absent(self) -> None:
         """Make a place for one that joins; the forgotten may join again. Raises Refused where all are there."""
-        absent = [peer for peer in self._peers.values() if not (peer.present or peer.followers)]
+        absent = [peer for peer in self._peers.values() if not (peer.present or peer.followers or peer.log.waiting)]
         if not absent:
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {len(self._peers)} actors: no more are taken")
         for peer in absent:
@@ -292,7 +292,10 @@ class LinkServer:
             if request.count or request.rows:
                 if self._safe - self._learned > BEHIND_ROWS:
                     raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "the learner is behind: wait, and send again")
-                await self._loop.run_in_executor(self._disk, self._keep, peer.log, request)
+                peer.log.waiting += 1
+                kept = self._loop.run_in_executor(self._disk, self._keep, peer.log, request)
+                kept.add_done_callback(lambda _: setattr(peer.log, "waiting", peer.log.waiting - 1))
+                await asyncio.shield(kept)  # it goes on where the call does not
             return self._receipt(peer)
 
         self._pending += len(data)
