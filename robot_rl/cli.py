@@ -22,7 +22,7 @@ from tyro.conf import (
     subcommand,
 )
 
-from robot_rl.cli_fleet import Actor, Learner
+from robot_rl.cli_fleet import Actor, Learner, Sweep
 from robot_rl.cli_keys import Keys
 from robot_rl.cli_rig import Arm, Calibrate
 from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
@@ -280,6 +280,7 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Learner, subcommand("learner")]
     | Annotated[Actor, subcommand("actor")]
+    | Annotated[Sweep, subcommand("sweep")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Video, subcommand("video")]

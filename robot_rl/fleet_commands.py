@@ -1,10 +1,11 @@
-"""What the commands of ``cli_fleet.py`` do, and ``train --async``; each returns an exit status."""
+"""What the commands of ``cli_fleet.py`` do, and ``train --async`` and ``--actors``; each returns an exit status."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -153,6 +154,29 @@ def _companions(command: cli.Train, folder: Path, fleet: Fleet) -> Iterator[Comp
     with cluster.connected(address, fleet.actors, cluster.actors_environment()) as ray:
         cluster.check(ray, fleet)
         yield partial(cluster.ray_actors, ray, folder, fleet, say)
+
+
+def sweep(command: cli_fleet.Sweep) -> int:
+    """``robot-rl sweep``: prints the table. Raises RuntimeError, naming the logs, where a training failed."""
+    from robot_rl import sweep as sweeping
+    from robot_rl.interrupt import Interrupted
+
+    names = ("task", "gym", "arm", "agent", "steps", "seeds")
+    demos = str(command.demos.resolve()) if command.demos is not None else None
+    vary = tuple(sweeping.Varied.parse(text) for text in sum(command.vary, ()))
+    chosen = {name: getattr(command, name) for name in names}
+    plan = sweeping.Plan(**chosen, demos=demos, vary=vary, settings=sum(command.set, ()))
+    try:
+        outcome = sweeping.sweep(plan, command.out, command.jobs, command.cluster)
+    except Interrupted as interrupted:
+        say(str(interrupted))
+        return interrupted.code
+    print(outcome.table, end="")
+    say(f"to compare them: robot-rl runs compare {shlex.quote(str(command.out))}")
+    if outcome.failed:
+        count = f"{len(outcome.failed)} of {len(plan.trainings)} failed, the others are safe"
+        raise RuntimeError(f"{count}: {'; '.join(outcome.failed)}")
+    return 0
 
 
 def is_apart(folder: Path) -> bool:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from robot_rl.fleet import last_words
 from robot_rl.interrupt import StopSignals
 
 THREADS = 4  # Ray runs so many methods of a worker at once: work, and beside it the word to stop
@@ -57,7 +58,7 @@ class Worker:
 
             sys.argv[:] = ["robot-rl", *words]  # run.json keeps the command
             status = cli.main(words)
-            return "" if status == 0 else f"status {status}"
+            return "" if status == 0 else f"status {status}, {last_words(Path(log))}"
 
         return _logged(log, work)
 
