@@ -32,7 +32,6 @@ _STORE_BYTES = 80 << 20  # Ray's shared memory, the least it takes: nothing of o
 _LOCAL = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # read on Linux, too: everything listens on loopback only
-    "RAY_AUTH_MODE": "token",
 }
 _BOTH = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a process that asked for no GPU keeps what it could use without Ray
@@ -98,6 +97,8 @@ def connected(address: str | None, slots: int, added: Mapping[str, str]) -> Iter
     Raises ImportError where Ray is not installed, ConnectionError where no cluster answers.
     """
     ray = _import_ray(_BOTH if address is not None else {**_BOTH, **_LOCAL})
+    if address is None:  # Ray would keep a token for all its clusters in the home folder; and it reads it once
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     common = {"runtime_env": {"env_vars": dict(added)}, "log_to_driver": False, "logging_level": "error"}
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.ExitStack() as stack:
@@ -125,8 +126,6 @@ def connected(address: str | None, slots: int, added: Mapping[str, str]) -> Iter
 def _import_ray(settings: Mapping[str, str]) -> Any:
     """Ray, which reads its ``settings`` when it is imported."""
     os.environ.update(settings)
-    if settings.get("RAY_AUTH_MODE") == "token":
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # once: Ray reads it once in a process
     try:
         import ray
     except ImportError as error:
@@ -162,7 +161,7 @@ def _require_loopback(ray: Any) -> None:
     if not Endpoint(address, 0).is_loopback:
         raise RuntimeError(
             f"Ray {ray.__version__} listens at {address}, not on loopback as it was told: install ray 2.60, "
-            "whose behaviour is known"
+            "whose behaviour is known, and do not import it before robot_rl.cluster does"
         )
 
 
