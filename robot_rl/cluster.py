@@ -37,6 +37,7 @@ _BOTH = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a process that asked for no GPU keeps what it could use without Ray
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # nodes have their own installation
 }
+_COMPILE_ONCE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
 
 class Cluster:
@@ -99,12 +100,14 @@ def connected(address: str | None, slots: int, added: Mapping[str, str]) -> Iter
     ray = _import_ray(_BOTH if address is not None else {**_BOTH, **_LOCAL})
     if address is None:  # Ray would keep a token for all its clusters in the home folder; and it reads it once
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    common = {"runtime_env": {"env_vars": dict(added)}, "log_to_driver": False, "logging_level": "error"}
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.ExitStack() as stack:
         folder = tempfile.mkdtemp(prefix="robot-rl-ray-", dir=_short_folder())
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.callback(ray.shutdown)
+        if address is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # many workers compile the same
+            added = {**added, **_COMPILE_ONCE, "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "compiled")}
+        common = {"runtime_env": {"env_vars": dict(added)}, "log_to_driver": False, "logging_level": "error"}
         try:
             if address is None:
                 with warnings.catch_warnings():  # JAX warns of any fork; these run other programs at once

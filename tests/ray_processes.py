@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 LISTENING = "0A"
 
 
@@ -18,6 +20,14 @@ def until(condition: Callable[[], bool], patience_s: float = 240.0, look_after: 
         assert time.monotonic() < end_s, "waited in vain"
         look_after()
         time.sleep(0.05)
+
+
+def compile_once(patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What XLA has compiled in one process, others need not compile again."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def marked(mark: str) -> list[int]:

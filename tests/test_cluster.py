@@ -27,7 +27,7 @@ from robot_rl.link.server import LinkServer
 from robot_rl.run import TrainConfig, choose, describe, make_agent, make_env
 from robot_rl.session import make_session
 from robot_rl.step_log import FIRST, STEP, StepLog
-from tests.ray_processes import descendants, listens_at, marked, until
+from tests.ray_processes import compile_once, descendants, listens_at, marked, until
 
 if importlib.util.find_spec("ray") is None:  # not imported yet: it reads its settings as it is
     pytest.skip("Ray is not installed", allow_module_level=True)
@@ -39,10 +39,11 @@ SMALL = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _tiny_env_on_path():
+def _tiny_env_on_path(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TESTS))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+        compile_once(patch, tmp_path_factory)
         yield
 
 
