@@ -22,6 +22,7 @@ from robot_rl.files import read_json
 from robot_rl.fleet import Fleet
 from robot_rl.interrupt import StopSignals
 from robot_rl.learner import layout_of
+from robot_rl.link import keys
 from robot_rl.link.security import Endpoint
 from robot_rl.link.server import LinkServer
 from robot_rl.run import TrainConfig, choose, describe, make_agent, make_env
@@ -195,12 +196,14 @@ def test_ctrl_c_leaves_nothing_behind_and_resume_has_as_many(ray: cluster.Cluste
     assert Fleet.load(folder).actors == 2
     assert max(int(path.name) for path in folder.glob("checkpoints/*")) >= 50
 
-    # On another Ray, which is there already.
+    # On another Ray, which is there already, and over TLS.
+    keys.make(tmp_path / "keys", ["127.0.0.1"])
     address = ray.ray.get_runtime_context().gcs_address
     with StepLog(folder / "steps.zarr") as log:
         steps = int(np.count_nonzero(log.read(0, len(log))["kind"] == STEP)) + 60
+    more = ("--cluster", address, "--listen", "127.0.0.1:0", "--keys", str(tmp_path / "keys"))
     resumed = subprocess.run(
-        command("--resume", str(folder), "--steps", str(steps), "--cluster", address), capture_output=True, text=True
+        command("--resume", str(folder), "--steps", str(steps), *more), capture_output=True, text=True
     )
     assert resumed.returncode == 0, resumed.stderr
     summary = json.loads(resumed.stdout)
