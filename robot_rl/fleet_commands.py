@@ -87,6 +87,10 @@ def train_apart(command: cli.Train) -> int:
         run, folder = load(command.resume), command.resume
         if not is_apart(folder):
             raise ValueError(f"{folder} was trained in one process, and goes on in one: leave out --async and --actors")
+        if (folder / "learner.json").exists() and not (folder / "fleet.json").exists():
+            raise ValueError(
+                f"{folder} is of a learner whose actors are started by hand: robot-rl learner --resume {folder}"
+            )
     else:
         run = choose(command, command.rig)
         folder = run_folder(command.out, run)
