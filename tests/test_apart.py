@@ -93,10 +93,9 @@ def test_a_full_disk_ends_a_learner_in_words_and_it_goes_on_with_room(tmp_path, 
     with Pair(small_disk, steps=500) as pair:
         pair.wait_for_rows(100)
         filler = small_disk / "filler"
-        with open(filler, "wb") as file, pytest.raises(OSError, match="No space"):
+        with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
             while True:
                 file.write(bytes(1 << 12))
-                file.flush()
         assert pair.learner.end() == 2 and "the disk is full while writing" in pair.learner.said
         assert pair.actors[0].popen.poll() is None, "the actor waits"
         filler.unlink()
