@@ -107,7 +107,7 @@ def connected(address: str | None, slots: int, added: Mapping[str, str]) -> Iter
         stack.callback(ray.shutdown)
         if address is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # many workers compile the same
             added = {**added, **_COMPILE_ONCE, "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "compiled")}
-        common = {"runtime_env": {"env_vars": dict(added)}, "log_to_driver": False, "logging_level": "error"}
+        common = {"runtime_env": {"env_vars": {**_BOTH, **added}}, "log_to_driver": False, "logging_level": "error"}
         try:
             if address is None:
                 with warnings.catch_warnings():  # JAX warns of any fork; these run other programs at once
@@ -204,7 +204,7 @@ def ray_actors(
 ) -> Iterator[Callable[[], None]]:
     """``fleet.actors`` actors of ``learner`` on ``cluster``; the value is to be called often. The log of each is in
     ``folder``/actors on the disk of its host, where it is started again."""
-    actors = _Actors(cluster, folder.resolve(), fleet, say, learner)
+    actors = _Actors(cluster, folder.absolute(), fleet, say, learner)
     try:
         actors.begin()
         yield actors.look_after
@@ -308,7 +308,7 @@ class RayActor:
             self._starts.log = f"{host}:{self._log}"
         self._actors.note(self.index, host)
         place = str(self._actors.folder / "actors" / str(self.index))
-        keys = str(Path(self._actors.fleet.keys).resolve()) if self._actors.fleet.keys else ""
+        keys = self._actors.fleet.keys or ""
         self._work = self._worker.act.remote(str(self._actors.learner), place, self.index, keys, str(self._log))
 
     def _again(self, how: str, last: str) -> None:

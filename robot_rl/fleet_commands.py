@@ -115,7 +115,7 @@ def train_apart(command: cli.Train) -> int:
 def _fleet(command: cli.Train, before: Fleet) -> Fleet:
     """``before``, with what ``command`` gives."""
     changes: dict[str, Any] = {name: getattr(command, name) for name in ("actors", "cluster", "listen")}
-    changes["keys"] = str(command.keys) if command.keys is not None else None
+    changes["keys"] = str(command.keys.absolute()) if command.keys is not None else None
     return replace(before, **{name: value for name, value in changes.items() if value is not None})
 
 

@@ -112,6 +112,15 @@ def test_what_is_finished_is_not_done_again(finished: Path, monkeypatch: pytest.
     assert sweep.sweep(PLAN, finished).table == (finished / "table.md").read_text()
 
 
+def test_seeds_may_be_added(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[str] = []
+    monkeypatch.setattr(sweep, "_train", lambda work, trainings, at_once: left.extend(t.name for t in trainings) or [])
+    table = sweep.sweep(dataclasses.replace(PLAN, seeds=(4, 9)), finished).table
+    assert left == ["polyak=0.005-seed9", "polyak=0.02-seed9"] and "| 0.02 | 1 of 2 |" in table
+    assert read_json(finished / "sweep.json", "")["plan"]["seeds"] == [4, 9]
+    sweep.sweep(PLAN, finished)  # as the other tests want it
+
+
 def test_what_does_not_fit_is_said_before_anything_starts(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
