@@ -90,7 +90,7 @@ def test_a_store_that_was_put_back_is_told_from_its_checkpoint(tmp_path):
 
 
 def test_a_full_disk_ends_a_learner_in_words_and_it_goes_on_with_room(tmp_path, small_disk):
-    with Pair(small_disk, steps=500) as pair:
+    with Pair(tmp_path, steps=500, disk=small_disk) as pair:
         pair.wait_for_rows(100)
         filler = small_disk / "filler"
         with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
