@@ -22,7 +22,7 @@ from tyro.conf import (
     subcommand,
 )
 
-from robot_rl.cli_fleet import Actor, Learner
+from robot_rl.cli_fleet import Actor, Learner, Sweep
 from robot_rl.cli_keys import Keys
 from robot_rl.cli_lerobot import Export, Import
 from robot_rl.cli_rig import Arm, Calibrate
@@ -115,9 +115,17 @@ class Train:
     demos: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the run records its own)")] = None
     """demonstrations to learn from"""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """go on with this run folder; only --steps may be given besides"""
+    """go on with this run folder; only --steps may be given besides, and what is about actors"""
     apart: Annotated[bool, arg(name="async")] = False
     """actor and learner in processes of their own, as `robot-rl actor` and `robot-rl learner` on one machine"""
+    actors: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
+    """this many twins act at once for the one learner, through Ray; implies --async"""
+    cluster: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: on this machine)")] = None
+    """the actors go to this Ray cluster, which this machine has joined"""
+    listen: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: any port of loopback)")] = None
+    """where the learner of --async listens; beyond loopback only with --keys"""
+    keys: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """made by `robot-rl keys make`; at the same path on all machines of a cluster"""
     rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """facts of the lab, such as rig.toml: the arm's address, the lab's bounds"""
     set: Settings = ()
@@ -127,7 +135,9 @@ class Train:
         from robot_rl.commands import train
         from robot_rl.fleet_commands import is_apart, train_apart
 
-        if self.apart or (self.resume is not None and is_apart(self.resume)):
+        about_actors = (self.actors, self.cluster, self.listen, self.keys)
+        apart = self.apart or any(given is not None for given in about_actors)
+        if apart or (self.resume is not None and is_apart(self.resume)):
             return train_apart(self)
         return train(self)
 
@@ -277,6 +287,7 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[Learner, subcommand("learner")]
     | Annotated[Actor, subcommand("actor")]
+    | Annotated[Sweep, subcommand("sweep")]
     | Annotated[Eval, subcommand("eval")]
     | Annotated[Runs, subcommand("runs")]
     | Annotated[Plot, subcommand("plot")]

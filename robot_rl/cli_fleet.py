@@ -1,4 +1,4 @@
-"""The commands of a learner and its actors: ``robot-rl learner | actor``."""
+"""The commands of several processes at once: ``robot-rl learner | actor | sweep``."""
 
 from __future__ import annotations
 
@@ -68,3 +68,38 @@ class Actor:
         from robot_rl.fleet_commands import actor
 
         return actor(self)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train once for every combination of values and seeds, some at a time, through Ray. Given again, it goes on where
+    it was: what is finished is skipped, what was begun is resumed."""
+
+    out: Annotated[Path, arg(metavar="DIR")]
+    """folder of the sweep; each training is a run folder in it"""
+    task: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """see `robot-rl tasks`"""
+    gym: Annotated[str | None, arg(metavar="ID", help_behavior_hint="")] = None
+    """instead of a task: the id of any Gymnasium environment with continuous actions"""
+    arm: str = "panda"
+    agent: str = "rlpd"
+    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 20000)")] = None
+    """environment steps of each training, or updates for an agent that learns offline"""
+    demos: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: each run records its own)")] = None
+    """demonstrations to learn from"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    vary: Settings = ()
+    """settings and the values they take, such as agent.utd_ratio=2,4,8; for values with commas hidden=32,32;64,64"""
+    jobs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 2, or all that a cluster takes)")] = (
+        None
+    )
+    """trainings at a time, one compute thread each where they are several"""
+    cluster: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="(default: on this machine)")] = None
+    """the trainings go to this Ray cluster, which this machine has joined, and whose machines share --out"""
+    set: Settings = ()
+    """settings that all trainings share, such as train.eval_episodes=50"""
+
+    def execute(self) -> int:
+        from robot_rl.fleet_commands import sweep
+
+        return sweep(self)

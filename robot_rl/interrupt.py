@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
 class Interrupted(Exception):
@@ -24,6 +24,9 @@ class StopSignals:
     prints would raise "reentrant call".
     """
 
+    _heard: ClassVar[int | None] = None  # what ``stop_process`` was given
+    _inside: ClassVar[list[StopSignals]] = []
+
     def __init__(self, say: Callable[[str], None], after: str = "this episode") -> None:
         self.signum: int | None = None
         self._say, self._after = say, after
@@ -39,9 +42,12 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread set a handler
             self._previous = {sig: signal.signal(sig, self._note) for sig in (signal.SIGINT, signal.SIGTERM)}
+        StopSignals._inside.append(self)
+        self.signum = self.signum or StopSignals._heard
         return self
 
     def __exit__(self, *_: object) -> None:
+        StopSignals._inside.remove(self)
         for sig, handler in self._previous.items():
             signal.signal(sig, handler)
 
@@ -49,3 +55,11 @@ class StopSignals:
         if self.signum is not None:
             raise KeyboardInterrupt
         self.signum = signum
+
+    @classmethod
+    def stop_process(cls, signum: int = signal.SIGTERM) -> None:
+        """As if ``signum`` had come once, for work in other threads than the main one, which no signal reaches: to all
+        that runs in this process now, and all that it begins later."""
+        cls._heard = cls._heard or signum
+        for each in list(cls._inside):
+            each.signum = each.signum or signum

@@ -136,7 +136,7 @@ def study(plan: Plan, folder: Path, jobs: int = 2) -> str:
     lock = FolderLock(folder)
     try:
         for training in plan.trainings:
-            _check_run(folder / "runs" / training.name, runs[training], wanted[training])
+            check_run(folder / "runs" / training.name, runs[training], wanted[training])
         with StopSignals(_say, "the running episodes") as stop:
             phases = (
                 ("demonstrations", lambda: _demonstrations(plan, folder, runs)),
@@ -188,7 +188,7 @@ def _open(plan: Plan, folder: Path) -> None:
             (folder / name).mkdir(exist_ok=True)
 
 
-def _check_run(folder: Path, run: Run, wanted: Mapping[str, Any]) -> None:
+def check_run(folder: Path, run: Run, wanted: Mapping[str, Any]) -> None:
     """Raises ValueError where ``folder`` holds another run than the study wants, or a broken one."""
     if not folder.exists() or not any(folder.iterdir()):
         return
@@ -262,7 +262,9 @@ def _work(phase: str, plan: Plan, folder: Path, jobs: list[Job], at_once: int, s
     total = plan.steps * len(plan.trainings) if steps else len(jobs)
 
     def count(finished: int) -> int:
-        return sum(_steps(folder / "runs" / each.name, plan.steps) for each in plan.trainings) if steps else finished
+        return (
+            sum(steps_done(folder / "runs" / each.name, plan.steps) for each in plan.trainings) if steps else finished
+        )
 
     with Progress(phase, total, count(0), every_s=30.0) as progress:
 
@@ -274,7 +276,7 @@ def _work(phase: str, plan: Plan, folder: Path, jobs: list[Job], at_once: int, s
         run_jobs(jobs, at_once, environment(at_once), stop, tell)
 
 
-def _steps(folder: Path, most: int) -> int:
+def steps_done(folder: Path, most: int) -> int:
     """How far a training has come, by its metrics."""
     path = folder / "metrics.csv"
     rows = read_metrics(path) if path.is_file() else []

@@ -61,12 +61,15 @@ class Process:
 class Pair:
     """A learner at a port of its own and actors, in ``folder``; all are killed at the end."""
 
-    def __init__(self, folder: Path, steps: int = 600, actors: int = 1, settings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, steps: int = 600, actors: int = 1, settings: Sequence[str] = (), disk: Path | None = None
+    ) -> None:
+        """``disk``: where the learner has its run, if not in ``folder``."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.folder, self.steps = folder, steps
-        self.run = folder / "run"
+        self.run = (disk or folder) / "run"
         self._words = ("--steps", str(steps), "--seed", "3", "--set", *SETTINGS, *settings)
         self._made: list[Process] = []
         self.learner = self.start_learner()

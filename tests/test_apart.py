@@ -42,7 +42,8 @@ def test_kill_both_sides_at_random_moments(tmp_path):
         pair.start_learner()
         summary = pair.finish()
         logs = [StepLog(pair.place(index) / "steps.zarr") for index in range(2)]
-    assert summary["env_steps"] == 700 and summary["success_rate"] >= 0.8
+    assert 700 <= summary["env_steps"] < 702, "what is left is shared among the actors, rounded up"
+    assert summary["success_rate"] >= 0.8
     assert all(len(log) > 100 for log in logs), "both actors acted"
     incarnations = [json.loads((pair.place(index) / "actor.json").read_text())["incarnation"] for index in range(2)]
     assert incarnations == [3, 2]
@@ -89,13 +90,12 @@ def test_a_store_that_was_put_back_is_told_from_its_checkpoint(tmp_path):
 
 
 def test_a_full_disk_ends_a_learner_in_words_and_it_goes_on_with_room(tmp_path, small_disk):
-    with Pair(small_disk, steps=500) as pair:
+    with Pair(tmp_path, steps=500, disk=small_disk) as pair:
         pair.wait_for_rows(100)
         filler = small_disk / "filler"
-        with open(filler, "wb") as file, pytest.raises(OSError, match="No space"):
+        with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
             while True:
                 file.write(bytes(1 << 12))
-                file.flush()
         assert pair.learner.end() == 2 and "the disk is full while writing" in pair.learner.said
         assert pair.actors[0].popen.poll() is None, "the actor waits"
         filler.unlink()

@@ -198,10 +198,15 @@ def test_about_says_what_is_connected(twin, arm):
 def test_in_real_time_a_thread_holds_a_stale_target(twin):
     arm = make(twin.host, twin="realtime", stale_s=0.2)
     try:
-        state = arm.read()
-        arm.command(to(state, (0.0, 0.0, 0.3)))
+        state, door = arm.read(), twin.door()
+
+        def moves():
+            arm.command(to(state, (0.0, 0.0, 0.3)))
+            return door.truth()["tcp"][2] - state.tcp_pos_m[2] > 0.005
+
+        until(moves)
         until(lambda: arm._held)
-        stopped = twin.door().truth()["tcp"]
+        stopped = door.truth()["tcp"]
         assert 0.005 < stopped[2] - state.tcp_pos_m[2] < 0.25
         arm.command(to(arm.read(), (0.0, 0.0, -0.1)))
         stopping = threading.Thread(target=arm.stop)

@@ -85,6 +85,14 @@ def test_what_needs_ros_is_reached_by_what_needs_ros_only():
         assert not reached or name in needs, f"controllers/{name}.py imports {reached}"
 
 
+def test_ray_is_one_file_s():
+    """An extra, and one that starts processes: everything else has to do without."""
+    found = [
+        path for folder in MAY for path in files(folder) if {"ray"} & {name.split(".")[0] for name in imports(path)}
+    ]
+    assert found == [ROOT / "robot_rl/cluster.py"]
+
+
 def test_the_vocabulary_needs_numpy_only():
     for name in LIGHT:
         for imported in imports(ROOT / "robot_rl" / f"{name}.py"):

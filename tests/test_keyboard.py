@@ -145,6 +145,7 @@ while True:
 LEADER = """
 import fcntl, json, signal, subprocess, sys, termios
 signal.signal(signal.SIGINT, lambda *_: None)  # a shell's: Ctrl-C is for the child
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the child would inherit that it is ignored
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 before = termios.tcgetattr(0)
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)

@@ -121,7 +121,7 @@ def test_means_are_over_seeds_and_unknown_where_one_is() -> None:
 
 def test_what_is_finished_is_not_done_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    monkeypatch.setattr(children, "_start", lambda job, added: started.append(job.name))
+    monkeypatch.setattr(children, "start", lambda job, added: started.append(job.name))
     before = (finished / "table.md").read_text()
     assert study.study(PLAN, finished) == before and started == []
 
@@ -129,7 +129,7 @@ def test_what_is_finished_is_not_done_again(finished: Path, monkeypatch: pytest.
 def test_what_does_not_fit_is_said_before_anything_starts(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(children, "_start", lambda job, added: pytest.fail("started"))
+    monkeypatch.setattr(children, "start", lambda job, added: pytest.fail("started"))
     other = dataclasses.replace(PLAN, steps=50)
     with pytest.raises(ValueError, match="holds a study with steps 40, this one has 50"):
         study.study(other, finished)
