@@ -85,8 +85,6 @@ def siege(tmp_path_factory) -> Iterator[Besieged]:
         yield Besieged(folder / "learner", process, port, actor, resident_mb(process.pid))
         assert actor.close() == 0 and not actor.said, actor.said  # it has not felt any of it
     there = stored(folder / "learner")
-    for log, rows in there.items():
-        assert rows.startswith(rows_of(log, 2).tobytes()) or log != 1
     assert there[1] == (folder / "log1.zarr" / "c" / "0" / "0").read_bytes()[: len(there[1])]
 
 
@@ -351,20 +349,20 @@ def test_calls_that_never_say_anything(siege) -> None:
         ended.wait()
         yield from ()
 
-    with contextlib.nullcontext():
-        channels = [grpc.insecure_channel(f"127.0.0.1:{siege.port}", wire.CLIENT_OPTIONS) for _ in range(8)]
-        calls = [
-            channel.stream_unary(f"/{wire.SERVICE}/{method}").future(nothing(), timeout=60)
-            for channel in channels
-            for method in METHODS
-        ]
-        siege.actor.act(10)
-        until(lambda: siege.actor.sent)
-        codes = [until(lambda call=call: call.code()) for call in calls]
-        assert set(codes) == {grpc.StatusCode.INVALID_ARGUMENT}
+    channels = [grpc.insecure_channel(f"127.0.0.1:{siege.port}", wire.CLIENT_OPTIONS) for _ in range(8)]
+    calls = [
+        channel.stream_unary(f"/{wire.SERVICE}/{method}").future(nothing(), timeout=60)
+        for channel in channels
+        for method in METHODS
+    ]
+    siege.actor.act(10)
+    until(lambda: siege.actor.sent)
+    codes = [until(lambda call=call: call.code()) for call in calls]
+    assert set(codes) == {grpc.StatusCode.INVALID_ARGUMENT}
     ended.set()
     for channel in channels:
         channel.close()
+    siege.check()
 
 
 def test_nobody_without_the_token(tmp_path) -> None:
