@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -54,7 +55,8 @@ class MetricsLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError) if kind is not None else contextlib.nullcontext():  # a full disk was told of
+            self._file.close()
         if self._sink:
             self._sink.close(failed=kind is not None)
 

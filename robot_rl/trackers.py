@@ -5,6 +5,7 @@ A sink is one class with ``row``, ``result`` and ``close``, and one line in ``op
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -24,6 +25,7 @@ from robot_rl.files import read_json, write_json
 TRACKERS = ("tensorboard", "wandb", "none")
 PROJECT = "robot-rl"  # where WANDB_PROJECT does not say another
 FINAL = ("success_rate", "mean_return", "mean_length", "mean_cost", "env_steps", "updates", "episodes")
+_FLUSH_S = 20.0
 _INIT_TIMEOUT_S = 45.0  # of a server that does not answer at the start
 _FINISH_TIMEOUT_S = 120.0  # for what is still on its way at the end
 _SENT = ("task", "arm", "world", "agent", "seed", "configs", "versions", "git_commit")  # of run.json
@@ -68,28 +70,40 @@ def check_tracker(tracker: str) -> None:
 
 
 class TensorBoard:
-    """Event files in FOLDER/tensorboard. On resume, what was logged behind the step to go on from is purged."""
+    """Event files in FOLDER/tensorboard. On resume, what was logged behind the step to go on from is purged.
+
+    Written here and now: tensorboardX's SummaryWriter has a thread, which ends at a full disk and is then waited for.
+    """
 
     def __init__(self, place: Place) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        purge_step = None if place.keep_steps is None else place.keep_steps + 1  # the first one that is dropped
-        self._writer = SummaryWriter(
-            str(place.folder / "tensorboard"),
-            purge_step=purge_step,
-            flush_secs=20,
-            filename_suffix=f".{time.time_ns() % 10**9:09}",  # names go by the second: one made in the same replaces it
-        )
+        suffix = f".{time.time_ns() % 10**9:09}"  # names go by the second: one made in the same replaces it
+        (place.folder / "tensorboard").mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(place.folder / "tensorboard" / "events"), suffix)
+        self._flushed_s = time.monotonic()
+        if place.keep_steps is not None:
+            first_dropped = place.keep_steps + 1
+            for what in ({"file_version": "brain.Event:2"}, {"session_log": SessionLog(status=SessionLog.START)}):
+                self._writer.write_event(Event(step=first_dropped, **what))
 
     def row(self, step: int, numbers: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
+        if time.monotonic() - self._flushed_s > _FLUSH_S:
+            self._flushed_s = time.monotonic()
+            self._writer.flush()
 
     def result(self, step: int, numbers: Mapping[str, float]) -> None:
         self.row(step, {f"final/{name}": value for name, value in numbers.items()})
 
     def close(self, failed: bool) -> None:
-        self._writer.close()
+        with contextlib.suppress(OSError) if failed else contextlib.nullcontext():  # a full disk has been told of
+            self._writer.close()
 
 
 class Wandb:
