@@ -29,6 +29,7 @@ from robot_rl.learner import STORE, is_simulated
 from robot_rl.link import link_pb2 as pb
 from robot_rl.link.client import Identity, LinkClient, described
 from robot_rl.link.courier import Courier, Policy
+from robot_rl.link.receive import nonsense
 from robot_rl.link.security import Endpoint
 from robot_rl.run import Run, from_description, make_agent, make_env
 from robot_rl.step_log import FIRST, STEP, Layout, StepLog, seal
@@ -133,6 +134,7 @@ def _act(place: Place, client: LinkClient, say: Callable[[str], None], stop: Sto
             try:
                 actor.play(stop)
             finally:
+                env.close()  # first of all: whatever waits below, the arm is held
                 unsent = courier.close()
             if courier.failure is not None:
                 raise courier.failure
@@ -216,6 +218,8 @@ class _Actor:
         while not courier.wait_for(lambda: courier.heard, 0.5):  # a first word of the learner
             if stop():
                 return
+        seen = {name: np.zeros(box.shape, box.dtype) for name, box in self._encoder.space.spaces.items()}
+        self._agent.act(seen, self._agent.start(), action_key(0, 0), True)  # compiled here, not in a control step
         while not (stop() or courier.ended):
             self._episode(stop)
             self.episode += 1
@@ -248,7 +252,7 @@ class _Actor:
             while not courier.wait_for(lambda: self.steps < courier.granted, 0.5):
                 if stop():
                     return True
-        return courier.ended or (self._waits and stop())
+        return courier.ended or stop()
 
     def _choose(self, encoded: dict[str, np.ndarray], carry: Any) -> tuple[np.ndarray, Any, dict[str, Any]]:
         """The action of the newest policy; a random one before the first."""
@@ -284,6 +288,8 @@ class _Actor:
                 row[f"extra/{name}"] = extra[name]
             reward, ends, cost, info = came
             fill_row(row, reward, ends, cost, info)
+        if problem := nonsense(rows, self._log.layout):  # no learner would take it, nor anything behind it
+            raise ValueError(f"{problem}: the environment must not give it; the step was not logged")
         seal(rows)
         self._log.append(rows)
         self.courier.notify()

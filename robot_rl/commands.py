@@ -87,6 +87,7 @@ def choose(command: cli.Train | cli_fleet.Learner, rig_file: Path | None) -> Run
 def record_demonstrations(command: cli.Record) -> int:
     """``robot-rl demo record``."""
     from robot_rl import build, rig
+    from robot_rl.config import as_json
     from robot_rl.demo import demonstrator_of, record
     from robot_rl.interrupt import StopSignals
     from robot_rl.log import Progress
@@ -96,7 +97,7 @@ def record_demonstrations(command: cli.Record) -> int:
         raise ValueError(f"--episodes {command.episodes}: give at least 1")
     settings = rig.words(command.rig, command.arm, command.world, sum(command.set, ()))
     made = build.make_configs(command.task, command.arm, command.world, settings)
-    configs = {section: dataclasses.asdict(config) for section, config in made.items()}
+    configs = {section: as_json(config) for section, config in made.items()}
     env = build.make_env(command.task, command.arm, command.world, settings)
     try:
         demonstrator_of(env)

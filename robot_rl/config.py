@@ -70,6 +70,17 @@ def override(config: C, settings: Iterable[str]) -> C:
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
+def as_json(config: Any) -> dict[str, Any]:
+    """The fields of ``config`` as values of JSON, which has no infinity: that is the text that ``override`` takes."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return [finite(part) for part in value]
+        return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+    return {name: finite(value) for name, value in dataclasses.asdict(config).items()}
+
+
 def restore(config_type: type[C], values: dict[str, Any]) -> C:
     """The config whose ``dataclasses.asdict`` went through JSON as ``values``; raises ValueError on unknown fields."""
     hints = typing.get_type_hints(config_type)

@@ -4,10 +4,11 @@ their learner is there; on others, and many, in cluster.py."""
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from robot_rl.children import Job, environment, start
@@ -16,7 +17,7 @@ from robot_rl.link.security import Endpoint
 
 RESTARTS = 5  # of one actor, in a row, after lives of less than:
 SHORT_S = 60.0
-END_S = 10.0  # that an actor has to end, once told to
+END_S = 45.0  # that an actor has to end, once told to: its arm may be on the way to an episode's start
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def local_actors(
 
     ``words`` are further words of ``robot-rl actor``. One compute thread each: the cores are shared with the learner.
     """
-    fleet.save(folder)
+    replace(fleet, hosts={"0": socket.gethostname()}).save(folder)
     (folder / "actors").mkdir(exist_ok=True)
     if fleet.keys is not None:
         words = ("--keys", fleet.keys, *words)

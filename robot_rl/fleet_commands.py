@@ -103,10 +103,8 @@ def train_apart(command: cli.Train) -> int:
             if command.resume is not None:
                 summary = learning.resume(folder, serving, command.steps, companions)
             else:
-                summary = learning.learn(run, folder, serving, companions)
+                summary = learning.learn(run, folder, serving, companions, fleet.save)
     except Interrupted as interrupted:
-        if not (folder / "fleet.json").exists():  # stopped before the actors began
-            fleet.save(folder)
         say(str(interrupted).replace("robot-rl learner --resume", "robot-rl train --resume"))
         return interrupted.code
     return report(summary, folder)

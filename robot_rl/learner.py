@@ -30,9 +30,10 @@ from robot_rl.episode import fields_of
 from robot_rl.files import FolderLock, read_json, write_json
 from robot_rl.intake import Intake, Taken
 from robot_rl.interrupt import Interrupted, StopSignals
+from robot_rl.keeping_up import facts, link_row, silence
 from robot_rl.link.security import Endpoint
 from robot_rl.link.server import LinkServer
-from robot_rl.log import MetricsLog, Progress, Rate, percent
+from robot_rl.log import MetricsLog, Progress, Rate
 from robot_rl.run import (
     GYM,
     Run,
@@ -68,6 +69,8 @@ PUBLISH_S = 0.1  # between policies, at least
 INGEST_ROWS = 256  # between two updates
 LEAVE_S = 5.0  # actors have this long to go, at the end
 _TELL_S = 0.5
+_VERSION_BITS = 40  # of a policy's version: updates; above them, which learner of the run made it
+_KNOWN_POLICIES = 1000  # whose age can be told
 _SILENCE_S = 10.0  # without a step, after which it is said
 
 
@@ -97,8 +100,10 @@ class Learner:
     store: StepLog
     intake: Intake
     server: LinkServer
-    made: dict[int, tuple[int, float]] = field(default_factory=dict)  # by version: environment steps and time then
-    metrics: list[dict[str, Any]] = field(default_factory=list)  # of updates since the last row
+    starts: int  # of learners in this run: versions of one never meet those of another
+    made: dict[int, int] = field(default_factory=dict)  # environment steps at a policy's version
+    sums: dict[str, float] = field(default_factory=dict)  # of metrics of updates since the last row
+    summed: int = 0
     published_s: float = 0.0
     published: int = -1  # updates that the newest policy had
     policy_age_steps: float | None = None
@@ -117,6 +122,12 @@ class Learner:
         return min(counters.env_steps, run.train.steps) - starts - self.calls
 
     @property
+    def mark(self) -> tuple[int, int]:
+        """Changes when a checkpoint is due: by steps that came, and by those that were learned from."""
+        every = self.session.run.train.checkpoint_every
+        return self.session.steps // every, self.calls // every
+
+    @property
     def paced(self) -> bool:
         """Whether actors wait for the learner: twins do, a real arm never does."""
         return is_simulated(self.session.run)
@@ -127,8 +138,15 @@ def is_simulated(run: Run) -> bool:
     return run.world in ("sim", GYM)
 
 
-def learn(run: Run, folder: Path, serving: Serving, companions: Companions = nobody) -> dict[str, Any]:
-    """Make ``folder`` and learn in it from the actors that come; returns what ``summary.json`` then holds.
+def learn(
+    run: Run,
+    folder: Path,
+    serving: Serving,
+    companions: Companions = nobody,
+    created: Callable[[Path], None] = lambda folder: None,
+) -> dict[str, Any]:
+    """Make ``folder`` and learn in it from the actors that come; returns what ``summary.json`` then holds. ``created``
+    is told of the folder once it is there.
 
     Raises as ``train.train`` does, and OSError where the endpoint is taken or the disk is full.
     """
@@ -142,6 +160,7 @@ def learn(run: Run, folder: Path, serving: Serving, companions: Companions = nob
         if run.demo_share > 0:
             check_demonstrations(run, env, "cost" in agent.stored)
         create(folder, run, id=secrets.token_hex(8))
+        created(folder)
         return _learn(make_session(run, folder, env, encoder, agent), serving, companions, resumed=False)
     finally:
         env.close()
@@ -149,15 +168,22 @@ def learn(run: Run, folder: Path, serving: Serving, companions: Companions = nob
 
 def last_address(folder: Path) -> Endpoint:
     """Where the learner of ``folder`` listened the last time: its actors still ask for it there."""
-    path = folder / "learner.json"
-    if not path.is_file():
+    known = _known(folder)
+    if "address" not in known:
         raise FileNotFoundError(f"{folder} has no learner.json, which says where it listened: give --listen HOST:PORT")
-    return Endpoint.parse(read_json(path, "give --listen HOST:PORT")["address"])
+    return Endpoint.parse(known["address"])
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    path = folder / "learner.json"
+    return read_json(path, "delete it, and give --listen HOST:PORT") if path.is_file() else {}
 
 
 def resume(folder: Path, serving: Serving, steps: int | None = None, companions: Companions = nobody) -> dict[str, Any]:
     """Go on in ``folder``, to ``steps`` if given. Raises as ``learn`` does."""
     run = load(folder)
+    if "id" not in read_json(folder / "run.json", "begin another run"):
+        raise ValueError(f"{folder} was trained in one process, and goes on in one: robot-rl train --resume {folder}")
     env = make_env(run) if is_simulated(run) else make_spaces(run)
     try:
         if steps is not None and steps != run.train.steps:
@@ -213,11 +239,16 @@ def _serve(
     run, folder = session.run, session.folder
     intake = Intake(store.layout, session.encoder, session.replay, session.agent.stored)
     choice = {**describe(run), "demos": None}  # where the demonstrations lie is nobody else's business
-    server = LinkServer(serving.endpoint, serving.keys, store.about["run"], choice, store, paced=is_simulated(run))
+    server = LinkServer(
+        serving.endpoint, serving.keys, store.about["run"], choice, store, paced=is_simulated(run), held=True
+    )
     try:
         _refill(session, store, intake, progress)
-        learner = Learner(session, store, intake, server)
-        write_json(folder / "learner.json", {"address": str(server.address), "pid": os.getpid()})
+        starts = 1 + int(_known(folder).get("starts", 0))
+        learner = Learner(session, store, intake, server, starts)
+        write_json(folder / "learner.json", {"address": str(server.address), "pid": os.getpid(), "starts": starts})
+        _publish(learner)  # before anybody may move
+        server.begin()
         progress.say(f"listening at {server.address}")
         with companions(server.address) as look_after:
             _loop(learner, log, progress, stop, begun_s, look_after)
@@ -249,15 +280,14 @@ def _loop(
     """Until the steps have come and have been learned from, or ``stop`` says so."""
     session, config = learner.session, learner.session.run.train
     counters, rates = session.counters, (Rate(session.counters.env_steps), Rate(session.counters.updates))
-    saved, evaluated = session.steps, session.steps
+    saved, evaluated = learner.mark, session.steps
     quiet_s, told_s = time.monotonic(), 0.0
     pending: deque[dict[str, Any]] = deque()
     try:
         while not stop():
             look_after()
             for ended in _ingest(learner):
-                row = ended | mean_of(learner.metrics) | _link_row(learner)
-                learner.metrics.clear()
+                row = ended | _take_metrics(learner) | link_row(learner)
                 require_finite(row, session)
                 env_rate, update_rate = rates[0].add(counters.env_steps), rates[1].add(counters.updates)
                 counters.wall_s = time.monotonic() - begun_s
@@ -269,31 +299,53 @@ def _loop(
             if started_s - told_s > _TELL_S:
                 told_s = started_s
                 now = rates[0].add(counters.env_steps), rates[1].add(counters.updates)
-                progress.update(session.steps, _facts(learner, *now))
+                progress.update(session.steps, facts(learner, *now))
             if learner.due > 0 and (batch := draw_batch(session)) is not None:
                 session.agent, metrics = session.agent.update(batch)
                 counters.updates += len(batch.reward)
-                learner.metrics.append(metrics)
                 pending.append(metrics)
                 if len(pending) > 1:  # one is computed while the next batch is drawn, and no more are waiting
-                    _await(pending.popleft())
+                    _note(learner, pending.popleft())
                 counters.train_s += time.monotonic() - started_s
                 quiet_s = time.monotonic()
             elif session.steps >= config.steps:
                 break
             elif not learner.server.wait_for_rows(counters.rows, 0.2) and time.monotonic() - quiet_s > _SILENCE_S:
                 quiet_s = time.monotonic()
-                progress.say(_silence(learner))
+                progress.say(silence(learner))
             _publish(learner)
-            if session.steps // config.checkpoint_every > saved // config.checkpoint_every:
-                saved = session.steps
-                log.sync()
-                save(session, replay=False)
+            if (mark := learner.mark) != saved:
+                saved = mark
+                _save(learner, log, pending)
     finally:
-        for metrics in pending:
-            _await(metrics)
+        for metrics in pending:  # nothing may be computed any more when the process ends
+            for value in metrics.values():
+                np.asarray(value)
+    _save(learner, log, pending)
+
+
+def _save(learner: Learner, log: MetricsLog, pending: deque[dict[str, Any]]) -> None:
+    """A checkpoint of an agent that is known to be finite."""
+    while pending:
+        _note(learner, pending.popleft())
     log.sync()
-    save(session, replay=False)
+    save(learner.session, replay=False)
+
+
+def _note(learner: Learner, metrics: dict[str, Any]) -> None:
+    """Wait for an update, and count what it tells. Raises FloatingPointError where it is no number any more."""
+    told = mean_of([metrics])
+    require_finite(told, learner.session)
+    for name, value in told.items():
+        learner.sums[name] = learner.sums.get(name, 0.0) + value
+    learner.summed += 1
+
+
+def _take_metrics(learner: Learner) -> dict[str, float]:
+    """The means of all that was noted since the last time."""
+    means = {name: total / learner.summed for name, total in learner.sums.items()}
+    learner.sums, learner.summed = {}, 0
+    return means
 
 
 def _ingest(learner: Learner) -> list[dict[str, Any]]:
@@ -317,7 +369,7 @@ def _ingest(learner: Learner) -> list[dict[str, Any]]:
 
 def _note_age(learner: Learner, taken: Taken) -> None:
     if taken.step and taken.policy in learner.made:
-        learner.policy_age_steps = learner.session.counters.env_steps - learner.made[taken.policy][0]
+        learner.policy_age_steps = learner.session.counters.env_steps - learner.made[taken.policy]
 
 
 def _publish(learner: Learner) -> None:
@@ -329,60 +381,12 @@ def _publish(learner: Learner) -> None:
     random_first = session.run.agent_config.start_steps if not len(session.demos) else 0
     if session.counters.env_steps < random_first:
         return  # until then actors act at random
-    version = updates + 1
+    version = (learner.starts << _VERSION_BITS) + updates + 1
     learner.server.publish(version, session.counters.env_steps, checkpoint.flatten(session.agent.policy))
-    learner.made[version] = session.counters.env_steps, now_s
-    for old in [known for known in learner.made if known < version - 1000 * session.run.agent_config.utd_ratio]:
-        del learner.made[old]
+    learner.made[version] = session.counters.env_steps
+    while len(learner.made) > _KNOWN_POLICIES:
+        del learner.made[min(learner.made)]
     learner.published, learner.published_s = updates, now_s
-
-
-def _await(metrics: dict[str, Any]) -> None:
-    """Until the update that they are of is computed."""
-    for value in metrics.values():
-        np.asarray(value)
-
-
-def _link_row(learner: Learner) -> dict[str, Any]:
-    """How learner and actors keep up with one another, as columns of metrics.csv."""
-    counters, health = learner.session.counters, list(learner.server.present.values())
-    starts = max(1, learner.session.run.agent_config.learning_starts)
-    learned = counters.env_steps - starts
-    row: dict[str, Any] = {"replay_ratio": counters.updates / learned if learned > 0 else None}
-    row |= {"updates_due": learner.due, "rows_waiting": learner.server.rows - counters.rows}
-    row |= {"actors": len(health), "policy_age_steps": learner.policy_age_steps}
-    timed = [one for one in health if one.steps]
-    row["policy_age_s"] = max((one.policy_age_s for one in timed), default=None)
-    row["rows_unsent"] = sum(one.unsent for one in health)
-    row["period_p50_s"] = max((one.period_p50_s for one in timed), default=None)
-    row["period_p99_s"] = max((one.period_p99_s for one in timed), default=None)
-    steps = sum(one.steps for one in timed)
-    row["late_share"] = sum(one.late for one in timed) / steps if steps else None
-    row["policies_superseded"] = sum(one.superseded for one in health)
-    return row | {"messages_again": sum(one.retries for one in health), "messages_refused": learner.server.refused}
-
-
-def _facts(learner: Learner, env_rate: float, update_rate: float) -> dict[str, str]:
-    """What the progress line says."""
-    session = learner.session
-    facts = {} if session.success_rate is None else {"success": percent(session.success_rate)}
-    facts |= {"steps/s": f"{env_rate:.0f}", "updates/s": f"{update_rate:.0f}"}
-    ratio = _link_row(learner)["replay_ratio"]
-    facts |= {} if ratio is None else {"ratio": f"{ratio:.2f}/{session.run.agent_config.utd_ratio}"}
-    if (owed := learner.due) > session.run.train.lead_steps:
-        facts["behind"] = f"{owed} updates"
-    return facts | {"actors": str(len(learner.server.present))}
-
-
-def _silence(learner: Learner) -> str:
-    """Why nothing happens."""
-    present = learner.server.present
-    if not present:
-        return (
-            f"waiting for steps: no actor is there. Start one: robot-rl actor --learner {learner.server.address} "
-            "--out DIR"
-        )
-    return f"ahead of the data: waiting for steps of {', '.join(sorted(present))}"
 
 
 def _dismiss(server: LinkServer) -> None:

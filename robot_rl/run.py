@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robot_rl.config import check, choice, number, override, restore
+from robot_rl.config import as_json, check, choice, number, override, restore
 from robot_rl.files import disk_errors, read_json, write_json
 from robot_rl.find import find
 from robot_rl.trackers import TRACKERS
@@ -204,7 +204,7 @@ def configs(run: Run) -> dict[str, Any]:
     from robot_rl import build
 
     made = build.make_configs(run.task, run.arm, run.world, run.settings)
-    return {section: dataclasses.asdict(config) for section, config in made.items()} | own
+    return {section: as_json(config) for section, config in made.items()} | own
 
 
 def load(folder: Path) -> Run:

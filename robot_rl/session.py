@@ -175,9 +175,11 @@ def save(session: Session, replay: bool = True) -> None:
             if replay:
                 session.replay.save(temporary / "replay.npz")
             sync_folder(temporary)
-            if final.exists():
-                remove_folder(final)  # the one before it is kept until this one is there
-            os.rename(temporary, final)
+            if final.exists():  # its only file, at once
+                os.replace(temporary / "agent.ckpt", final / "agent.ckpt")
+                shutil.rmtree(temporary)
+            else:
+                os.rename(temporary, final)
         except BaseException:
             shutil.rmtree(temporary)
             raise

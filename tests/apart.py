@@ -140,6 +140,7 @@ def check(pair: Pair) -> dict:
         assert theirs.tobytes() == mine.tobytes(), "byte for byte"
     seeds = [(row["log"], row["episode"]) for row in rows if row["step"] == 0]
     assert len(set(seeds)) == len(seeds), "an episode begins once"
+    assert rows["policy"][rows["kind"] == STEP].all(), "no step is random where there are demonstrations"
     counters = checkpoint.load_metadata(run.newest(pair.run) / "agent.ckpt")["counters"]
     learned = rows[: counters["rows"]]
     assert counters["env_steps"] == np.count_nonzero(learned["kind"] == STEP) >= pair.steps

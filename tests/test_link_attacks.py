@@ -358,7 +358,7 @@ def test_calls_that_never_say_anything(siege) -> None:
     siege.actor.act(10)
     until(lambda: siege.actor.sent)
     codes = [until(lambda call=call: call.code()) for call in calls]
-    assert set(codes) == {grpc.StatusCode.INVALID_ARGUMENT}
+    assert set(codes) == {grpc.StatusCode.DEADLINE_EXCEEDED}, "a slow network looks the same, and may try again"
     ended.set()
     for channel in channels:
         channel.close()

@@ -101,7 +101,7 @@ def described(
     client: LinkClient, say: Callable[[str], None], wait: Callable[[float], bool]
 ) -> Mapping[str, Any] | None:
     """What the learner says of the run ("run" is its id), however long it takes to come up; None where ``wait(s)`` says
-    to stop. Raises grpc.RpcError where it answers, and refuses."""
+    to stop. Raises ConnectionError where it answers, and refuses."""
     told = False
     while True:
         try:
@@ -109,7 +109,7 @@ def described(
             return {**choice, "run": run}
         except grpc.RpcError as error:
             if not passing(error):
-                raise
+                raise ConnectionError(f"the learner at {client.learner} refuses: {wire.words(error)}") from None
             if not told:
                 told = True
                 say(f"waiting for the learner at {client.learner} ({wire.words(error)})")

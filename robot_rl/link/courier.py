@@ -65,7 +65,7 @@ class Courier:
         self.superseded = self.retries = 0
         self._joined, self._connected = False, True
         self._cancel: Callable[[], Any] = lambda: None
-        self._batch = max(1, wire.APPEND_BYTES // log.layout.dtype.itemsize)
+        self._batch = self._most = max(1, wire.APPEND_BYTES // log.layout.dtype.itemsize)
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
             for work, name in ((self._deliver, "link-rows"), (self._fetch, "link-news"))
@@ -144,6 +144,7 @@ class Courier:
                     self._send()
                     beat_s = time.monotonic() + BEAT_S
                 pause_s = RETRY_S / 4
+                self._batch = min(2 * self._batch, self._most)
                 self._reached()
             except grpc.RpcError as error:
                 if error.code() in _FORGOTTEN:
@@ -151,6 +152,8 @@ class Courier:
                 elif not passing(error):
                     raise self._refusal(error) from None
                 self.retries += 1
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self._batch = self._most = max(1, self._batch // 2)  # a slow network gets less through in time
                 if not (
                     self._joined and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 ):  # a learner that is behind
@@ -199,7 +202,8 @@ class Courier:
 
     def _hear(self, news: Any) -> None:
         policy = None
-        if news.policy:
+        known = self._policy
+        if news.policy and (known is None or (known.version, known.env_steps) != (news.version, news.env_steps)):
             policy = Policy(news.version, news.env_steps, wire.unpack(news.policy), time.monotonic())
         with self._wake:
             if policy is not None:

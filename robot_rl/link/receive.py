@@ -72,7 +72,7 @@ def check_rows(request: Any, log: Log, layout: Layout) -> np.ndarray:
         return rows
     if not (good := intact(rows)).all():
         raise _bad(f"row {log.rows + int(np.argmin(good))} is damaged: its checksum does not fit")
-    if problem := _disorder(rows, log) or _nonsense(rows, layout):
+    if problem := _disorder(rows, log) or nonsense(rows, layout):
         raise _bad(problem)
     return rows
 
@@ -92,7 +92,7 @@ def _disorder(rows: np.ndarray, log: Log) -> str:
     return "" if (begins | follows).all() else "a row that does not follow the one before it"
 
 
-def _nonsense(rows: np.ndarray, layout: Layout) -> str:
+def nonsense(rows: np.ndarray, layout: Layout) -> str:
     """The first field of ``rows`` that holds what no environment gives; empty where there is none."""
     for name in ("terminated", "truncated", "fault", *(f"obs/{name}" for name in layout.observation)):
         if rows[name].dtype.kind == "b" and (rows[name].view(np.uint8) > 1).any():

@@ -58,10 +58,18 @@ class LinkServer:
     """Serves one run. ``store`` takes the rows; it is the caller's to close, after this."""
 
     def __init__(
-        self, endpoint: Endpoint, keys: Path | None, run: str, choice: Mapping[str, Any], store: StepLog, paced: bool
+        self,
+        endpoint: Endpoint,
+        keys: Path | None,
+        run: str,
+        choice: Mapping[str, Any],
+        store: StepLog,
+        paced: bool,
+        held: bool = False,
     ) -> None:
         """``run`` is its id, ``choice`` what an actor builds its environment from. Where ``paced`` actors take no more
-        steps than ``allow`` says; else, at a real arm, as many as they like.
+        steps than ``allow`` says; else, at a real arm, as many as they like. Where ``held`` they hear nothing, and do
+        not begin, before ``begin``.
 
         Raises ValueError for an endpoint beyond loopback without ``keys``, OSError where the port is taken.
         """
@@ -79,6 +87,7 @@ class LinkServer:
         self._disk = ThreadPoolExecutor(1, "link-disk")
         self._guard = TokenGuard(self._access.token) if self._access.token is not None else None
         self._refused = 0  # messages
+        self._held = held
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # to send a message, by connection
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -114,6 +123,11 @@ class LinkServer:
         """Let actors have this policy, and none before it."""
         message = pb.News(version=version, env_steps=env_steps, policy=wire.pack(policy)).SerializeToString()
         self._policy = version, message
+        self._tell()
+
+    def begin(self) -> None:
+        """Let actors that were held begin; the policy that was published is theirs from their first step on."""
+        self._held = False
         self._tell()
 
     def allow(self, env_steps: int, learned_rows: int) -> None:
@@ -176,7 +190,7 @@ class LinkServer:
                 server.add_insecure_port(text) if credentials is None else server.add_secure_port(text, credentials)
             )
             await server.start()
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is told to whoever waits for this server
             self._error = OSError(f"cannot listen at {self._endpoint} ({error}): is another learner running there?")
             self._ready.set()
             return
@@ -207,7 +221,8 @@ class LinkServer:
                 async with asyncio.timeout(READ_S), turn:
                     data = await context.read()
             except TimeoutError:
-                data = grpc.aio.EOF
+                late = f"the message did not arrive within {READ_S:g} s: the network, or the learner's machine, is slow"
+                await self._refuse(Refused(grpc.StatusCode.DEADLINE_EXCEEDED, late), context)
             if data is grpc.aio.EOF:
                 await self._refuse(Refused(grpc.StatusCode.INVALID_ARGUMENT, "there is no message"), context)
             async with contextlib.aclosing(call(data, context)) as answers:
@@ -340,8 +355,9 @@ class LinkServer:
                 version, policy = self._policy
                 news = pb.News(granted=self._granted(peer), stop=self._stop).SerializeToString()
                 peer.heard_s = time.monotonic()
-                yield (policy if version != sent else b"") + news  # messages are merged by joining their bytes
-                sent = version
+                if not self._held:
+                    yield (policy if version != sent else b"") + news  # messages are merged by joining their bytes
+                    sent = version
                 try:
                     await asyncio.wait_for(changed.wait(), HEARTBEAT_S)
                 except TimeoutError:
