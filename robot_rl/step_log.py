@@ -33,7 +33,7 @@ import numpy as np
 from robot_rl.files import FolderLock, disk_errors, read_json, sync_folder, write_json
 
 FORMAT = 1
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 16 << 20
 CHUNK_ROWS = 8192  # at most: the last chunk is read whole when a log is opened
 FIRST, STEP = 1, 2  # kinds of rows; 0 is a row that was never written
 UNKNOWN = -1  # success, where the environment does not tell
@@ -218,7 +218,7 @@ class StepLog:
                 if chunk != self._chunk:
                     self._begin(chunk)
                 part = rows[done : done + self._chunk_rows - row]
-                _write_all(self._handle, np.ascontiguousarray(part).tobytes(), row * size)
+                _write_all(self._handle, _bytes_of(np.ascontiguousarray(part)), row * size)
                 done += len(part)
             self._count += len(rows)
 
@@ -360,8 +360,7 @@ class StepLog:
             os.fsync(file.fileno())
 
 
-def _write_all(handle: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
+def _write_all(handle: int, view: memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(handle, view, offset)
         view, offset = view[written:], offset + written

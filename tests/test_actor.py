@@ -26,11 +26,10 @@ def test_settings_of_the_learner_are_refused(tmp_path):
 
 
 def test_a_learner_that_refuses_is_told_in_words(tmp_path, server, monkeypatch):
-    monkeypatch.setattr("robot_rl.link.wire.SCHEMA", 2)
     client = LinkClient(server.address, None)
-    monkeypatch.setattr("robot_rl.link.server.wire.SCHEMA", 2)
     assert described(client, pytest.fail, lambda seconds: False)
-    monkeypatch.setattr("robot_rl.link.client.pb.DescribeRequest", lambda schema: links.pb.DescribeRequest(schema=9))
+    newer = links.pb.DescribeRequest(schema=9)
+    monkeypatch.setattr("robot_rl.link.client.pb.DescribeRequest", lambda schema: newer)
     with pytest.raises(ConnectionError, match=r"refuses: .*install the same robot-rl on both"):
         described(client, pytest.fail, lambda seconds: False)
     client.close()
@@ -102,11 +101,8 @@ def test_time_is_told_by_a_clock_that_does_not_jump():
     from pathlib import Path
 
     here = Path(actor.__file__).parent
-    files = [
-        *(here / "link").glob("*.py"),
-        *(here / f"{name}.py" for name in ("actor", "learner", "intake", "step_log")),
-    ]
-    for path in files:
+    ours = (here / f"{name}.py" for name in ("actor", "learner", "intake", "step_log"))
+    for path in (*(here / "link").glob("*.py"), *ours):
         if path.name == "keys.py":  # certificates are about the time of day
             continue
         for node in ast.walk(ast.parse(path.read_text())):
