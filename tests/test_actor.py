@@ -28,8 +28,8 @@ def test_settings_of_the_learner_are_refused(tmp_path):
 def test_a_learner_that_refuses_is_told_in_words(tmp_path, server, monkeypatch):
     client = LinkClient(server.address, None)
     assert described(client, pytest.fail, lambda seconds: False)
-    newer = links.pb.DescribeRequest(schema=9)
-    monkeypatch.setattr("robot_rl.link.client.pb.DescribeRequest", lambda schema: newer)
+    newer, call = links.pb.DescribeRequest(schema=9), client._call
+    monkeypatch.setattr(client, "_call", lambda name, request, timeout_s: call(name, newer, timeout_s))
     with pytest.raises(ConnectionError, match=r"refuses: .*install the same robot-rl on both"):
         described(client, pytest.fail, lambda seconds: False)
     client.close()
