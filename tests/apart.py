@@ -19,7 +19,7 @@ from tests.ros_children import ROOT, kill, until
 
 TASK = ("--gym", "tiny_env:Tiny-v0")
 SETTINGS = (
-    "agent.hidden=16,16", "agent.batch_size=16", "agent.utd_ratio=2", "agent.critics=3", "agent.learning_starts=20",
+    "agent.hidden=32,32", "agent.batch_size=64", "agent.utd_ratio=2", "agent.critics=3", "agent.learning_starts=20",
     "train.demo_episodes=4", "train.eval_episodes=20", "train.checkpoint_every=100", "train.lead_steps=16",
 )  # fmt: skip
 UTD, STARTS = 2, 20
