@@ -272,6 +272,7 @@ def goes_on(arm):
     assert follow(arm, to(state, (0.0, 0.02, 0.0)), 0.7).tcp_pos_m[1] - state.tcp_pos_m[1] > 0.015
 
 
+@pytest.mark.alone  # states that a busy client has not taken within 0.1 s of held time are a lost connection, too
 @pytest.mark.parametrize(
     ("cause", "how", "named"),
     [
