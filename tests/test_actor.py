@@ -11,9 +11,12 @@ from robot_rl.interrupt import StopSignals
 from robot_rl.lab import Config, wider
 from robot_rl.link.client import LinkClient, described
 from robot_rl.link.security import Endpoint
+from robot_rl.link.server import LinkServer
 from robot_rl.run import TrainConfig, choose
+from robot_rl.step_log import STEP, Layout, StepLog
 from tests import links
 from tests.apart import SETTINGS
+from tests.step_rows import LAYOUT
 
 server = links.server  # fixture
 NOWHERE = Endpoint("127.0.0.1", 1)
@@ -71,6 +74,27 @@ def test_a_plain_run_is_not_resumed_as_a_learner(tmp_path, capsys):
     assert "give --listen HOST:PORT" in capsys.readouterr().err
 
 
+def test_two_learners_of_one_run_are_refused(tmp_path):
+    """The second waits for no lock and touches nothing."""
+    from robot_rl.files import FolderLock
+
+    run.create(tmp_path / "run", choose("reach", "panda", "sim", "rlpd", TrainConfig()), id="one")
+    lock = FolderLock(tmp_path / "run")
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    with pytest.raises(BlockingIOError, match=r"is being written by another process \(pid \d+\)"):
+        learner.resume(tmp_path / "run", learner.Serving(Endpoint("127.0.0.1", 0)))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+    lock.release()
+
+
+def test_two_learners_at_one_port_are_refused(tmp_path, server):
+    with (
+        StepLog(tmp_path / "other.zarr", LAYOUT) as store,
+        pytest.raises(OSError, match="another learner running there"),
+    ):
+        LinkServer(server.address, None, "run", {}, store, paced=False)
+
+
 def test_an_agent_that_learns_offline_has_no_use_for_actors(tmp_path, capsys):
     words = ["learner", "--task", "reach", "--agent", "bc", "--out", str(tmp_path / "run"), "--listen", "127.0.0.1:0"]
     assert cli.main(words) == 2 and "has no use for actors" in capsys.readouterr().err
@@ -79,8 +103,6 @@ def test_an_agent_that_learns_offline_has_no_use_for_actors(tmp_path, capsys):
 
 def test_what_no_learner_takes_is_not_logged(tmp_path):
     """An observation that is not finite ends the actor, and leaves a log that can be sent."""
-    from robot_rl.step_log import STEP, Layout, StepLog
-
     layout = Layout({"state": ((2,), "float64")}, 1)
     with StepLog(tmp_path / "steps.zarr", layout, {"log": 1}) as log:
         one = object.__new__(actor._Actor)
