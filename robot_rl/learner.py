@@ -67,7 +67,7 @@ from robot_rl.trackers import check_tracker
 STORE = "steps.zarr"
 PUBLISH_S = 0.1  # between policies, at least
 INGEST_ROWS = 256  # between two updates
-LEAVE_S = 5.0  # actors have this long to go, at the end
+LEAVE_S = 15.0  # at the end, actors have this long to hear of it and to go
 _TELL_S = 0.5
 _VERSION_BITS = 40  # of a policy's version: updates; above them, which learner of the run made it
 _KNOWN_POLICIES = 1000  # whose age can be told
@@ -390,8 +390,8 @@ def _publish(learner: Learner) -> None:
 
 
 def _dismiss(server: LinkServer) -> None:
-    """Tell the actors that the run has what it wants, and give them time to go."""
+    """Tell the actors that the run has what it wants, also one that is just coming back, and give them time to go."""
     server.stop_actors()
     end_s = time.monotonic() + LEAVE_S
-    while server.following and time.monotonic() < end_s:
+    while (server.following or server.untold) and time.monotonic() < end_s:
         time.sleep(0.05)

@@ -88,6 +88,7 @@ class LinkServer:
         self._guard = TokenGuard(self._access.token) if self._access.token is not None else None
         self._refused = 0  # messages
         self._held = held
+        self._told: set[int] = set()  # logs whose actors know that the run has what it wants
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # to send a message, by connection
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -156,6 +157,11 @@ class LinkServer:
     def following(self) -> int:
         """How many actors listen."""
         return sum(bool(peer.followers) for peer in list(self._peers.values()))
+
+    @property
+    def untold(self) -> int:
+        """How many of the run's actors, as far as their logs are here, do not know yet that it has what it wants."""
+        return len(set(self._logs) - self._told)
 
     def close(self) -> None:
         """End all calls. May be called twice."""
@@ -356,6 +362,7 @@ class LinkServer:
                 news = pb.News(granted=self._granted(peer), stop=self._stop).SerializeToString()
                 peer.heard_s = time.monotonic()
                 if not self._held:
+                    self._note_told(peer)
                     yield (policy if version != sent else b"") + news  # messages are merged by joining their bytes
                     sent = version
                 try:
@@ -378,7 +385,12 @@ class LinkServer:
         return max(0, peer.log.steps + -(-max(0, left) // max(1, others)))
 
     def _receipt(self, peer: Peer) -> Any:
+        self._note_told(peer)
         return pb.Receipt(cursor=peer.log.rows, stop=self._stop)
+
+    def _note_told(self, peer: Peer) -> None:
+        if self._stop:
+            self._told.add(peer.log.id)
 
     def _peer(self, sender: Any) -> Peer:
         """Who sent a message; raises Refused for one that has not joined, and for what an actor's past sends."""
