@@ -31,7 +31,7 @@ from robot_rl.files import FolderLock, read_json, write_json
 from robot_rl.intake import Intake, Taken
 from robot_rl.interrupt import Interrupted, StopSignals
 from robot_rl.keeping_up import facts, link_row, silence
-from robot_rl.link.security import Endpoint
+from robot_rl.link.security import Endpoint, listening
 from robot_rl.link.server import LinkServer
 from robot_rl.log import MetricsLog, Progress, Rate
 from robot_rl.run import (
@@ -154,6 +154,7 @@ def learn(
         raise ValueError(f"{run.agent} learns from demonstrations alone and has no use for actors: robot-rl train")
     check_new(folder)
     check_tracker(run.train.tracker)
+    listening(serving.endpoint, serving.keys)  # what will be refused is, before anything is made
     env = make_env(run) if is_simulated(run) else make_spaces(run)
     try:
         encoder, agent = make_agent(run, env)
@@ -168,6 +169,7 @@ def learn(
 
 def last_address(folder: Path) -> Endpoint:
     """Where the learner of ``folder`` listened the last time: its actors still ask for it there."""
+    load(folder)  # says so where it is no run at all
     known = _known(folder)
     if "address" not in known:
         raise FileNotFoundError(f"{folder} has no learner.json, which says where it listened: give --listen HOST:PORT")

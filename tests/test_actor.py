@@ -95,6 +95,14 @@ def test_two_learners_at_one_port_are_refused(tmp_path, server):
         LinkServer(server.address, None, "run", {}, store, paced=False)
 
 
+def test_an_open_port_is_refused_before_anything_is_made(tmp_path, capsys):
+    words = ["learner", "--task", "reach", "--out", str(tmp_path / "run"), "--listen", "0.0.0.0:0"]
+    assert cli.main(words) == 2 and "a plaintext bind beyond loopback is refused" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert cli.main(["learner", "--resume", str(tmp_path / "nowhere")]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+
+
 def test_an_agent_that_learns_offline_has_no_use_for_actors(tmp_path, capsys):
     words = ["learner", "--task", "reach", "--agent", "bc", "--out", str(tmp_path / "run"), "--listen", "127.0.0.1:0"]
     assert cli.main(words) == 2 and "has no use for actors" in capsys.readouterr().err
