@@ -81,7 +81,7 @@ def choose(command: cli.Train | cli_fleet.Learner, rig_file: Path | None) -> Run
     task, arm, world = (command.gym, "", GYM) if command.gym else (command.task or "", command.arm, command.world)
     demos = str(command.demos) if command.demos else None
     settings = rig.words(rig_file, arm, world, sum(command.set, ()))
-    return choose_run(task, arm, world, command.agent, train, settings, demos)
+    return choose_run(task, arm, world, command.agent, train, settings, demos, rig.load(rig_file).teleop)
 
 
 def record_demonstrations(command: cli.Record) -> int:

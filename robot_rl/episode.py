@@ -17,6 +17,7 @@ import numpy as np
 
 from robot_rl.energy import EpisodeEnergy
 from robot_rl.spaces import flat_boxes, flat_values
+from robot_rl.types import INTERVENTION, POLICY
 
 Purpose = Literal["train", "eval", "demo"]
 _PURPOSES = {"train": 0, "eval": 1, "demo": 2}
@@ -59,19 +60,30 @@ class EpisodeAccount:
     length: int = 0
     faults: int = 0
     success: bool | None = None
+    interventions: int = 0
+    intervened: int = 0  # steps
+    discarded: bool = False
     costs: list[float | None] = field(default_factory=list)
     energy: EpisodeEnergy = field(default_factory=EpisodeEnergy)
+    _source: int = POLICY  # of the last step
 
     def add(self, reward: float, cost: float | None, info: Mapping[str, Any]) -> None:
         """Count one step."""
         self.total, self.length = self.total + reward, self.length + 1
         self.costs.append(cost)
         self.success, self.faults = success_of(info), self.faults + bool(info.get("fault"))
+        intervened = info.get("source", POLICY) == INTERVENTION
+        self.interventions += intervened and self._source == POLICY
+        self.intervened, self._source = self.intervened + intervened, info.get("source", POLICY)
+        if info.get("discarded"):
+            self.discarded, self.success = True, None
         self.energy.add(info)
 
     def row(self) -> dict[str, Any]:
         """Its columns in metrics.csv."""
         row: dict[str, Any] = {"return": self.total, "length": self.length, "faults": self.faults}
+        row |= {"interventions": self.interventions, "intervened_share": self.intervened / max(self.length, 1)}
+        row |= {"discarded": int(self.discarded)}
         row |= self.energy.row()
         if None not in self.costs:
             row["cost"] = float(np.mean(np.asarray(self.costs, np.float64)))

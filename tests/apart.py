@@ -21,6 +21,7 @@ TASK = ("--gym", "tiny_env:Tiny-v0")
 SETTINGS = (
     "agent.hidden=32,32", "agent.batch_size=64", "agent.utd_ratio=2", "agent.critics=3", "agent.learning_starts=20",
     "train.demo_episodes=4", "train.eval_episodes=20", "train.checkpoint_every=100", "train.lead_steps=16",
+    "intervention.by=scripted", "intervention.patience_steps=3", "intervention.hold_steps=2",
 )  # fmt: skip
 UTD, STARTS = 2, 20
 PATIENCE_S = 240.0  # several processes import JAX side by side

@@ -14,7 +14,7 @@ from robot_rl.link import link_pb2 as pb
 from robot_rl.link.security import CHANNEL_OPTIONS, SERVER_OPTIONS
 from robot_rl.step_log import DTYPES
 
-SCHEMA = 1
+SCHEMA = 2
 SERVICE = "robot_rl.link.Link"
 APPEND_BYTES = 1 << 20  # of rows in a message, or one row where that is more
 MESSAGE_BYTES = 128 << 10  # the largest message that a learner takes has that much more
