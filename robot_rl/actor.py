@@ -226,7 +226,7 @@ class _Actor:
             step, self.steps = step + 1, self.steps + 1
             self._append(STEP, step, obs, action, extra, (reward, ends, cost_of(info), info))
             encoded = self._encoder.encode(obs)
-        if turns.stopped:
+        if turns.event == "stop":
             env.unwrapped.arm.stop()
             stop.note()
         self.courier.notify(flush=True)

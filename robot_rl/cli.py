@@ -45,7 +45,7 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Record:
-    """Record demonstrations of a task's scripted expert; appends to what the folder holds."""
+    """Record demonstrations of a task's scripted expert or of a person at a device; appends to what the folder holds."""
 
     task: str
     """see `robot-rl tasks`"""
@@ -56,12 +56,14 @@ class Record:
     episodes: int = 20
     """successful ones to add"""
     seed: int = 0
+    by: str = "scripted"
+    """or the device of a person: spacemouse, gamepad, keyboard; its keys end episodes as success, fail or discard"""
     keep_failures: bool = False
     """keep demonstrations that failed, too"""
     rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """facts of the lab, such as rig.toml: the arm's address, the lab's bounds"""
     set: Settings = ()
-    """settings of task, arm, guard, energy and lab, such as task.max_steps=80"""
+    """settings of task, arm, guard, energy, lab and teleop, such as task.max_steps=80"""
 
     def execute(self) -> int:
         from robot_rl.commands import record_demonstrations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -90,30 +91,39 @@ def record_demonstrations(command: cli.Record) -> int:
     from robot_rl.config import as_json
     from robot_rl.demo import demonstrator_of, record
     from robot_rl.interrupt import StopSignals
+    from robot_rl.intervention import NOBODY, Config, make_overseer
     from robot_rl.log import Progress
+    from robot_rl.run import WORLD, choose_device
     from robot_rl.store import EpisodeWriter, StoreInfo
 
     if command.episodes < 1:
         raise ValueError(f"--episodes {command.episodes}: give at least 1")
-    settings = rig.words(command.rig, command.arm, command.world, sum(command.set, ()))
+    if command.by == NOBODY:
+        raise ValueError(f"--by {NOBODY}: somebody has to demonstrate; give scripted, or a device")
+    changes = build.split_settings(sum(command.set, ()), ("teleop", *WORLD))
+    device = choose_device(command.by, rig.load(command.rig).teleop, changes.pop("teleop"))
+    settings = tuple(f"{section}.{text}" for section, texts in changes.items() for text in texts)
+    settings = rig.words(command.rig, command.arm, command.world, settings)
     made = build.make_configs(command.task, command.arm, command.world, settings)
     configs = {section: as_json(config) for section, config in made.items()}
     env = build.make_env(command.task, command.arm, command.world, settings)
-    try:
-        demonstrator_of(env)
+    with contextlib.ExitStack() as ending:
+        ending.callback(env.close)
+        person = None
+        if device is None:
+            demonstrator_of(env)
+        else:
+            person = make_overseer(Config(by=command.by), device, env)
+            ending.callback(person.close)
         info = StoreInfo.of(env, command.task, command.arm, command.world, configs)
-        with (
-            EpisodeWriter(command.out, info) as writer,
-            Progress("demonstrations", command.episodes) as progress,
-            StopSignals(progress.say, "the episodes finished so far") as stop,
-        ):
-            result = record(
-                env, writer, command.episodes, command.seed, command.keep_failures, stop=stop,
-                on_episode=lambda now: progress.update(now.kept, {"success": f"{now.succeeded}/{now.tried}"}),
-            )  # fmt: skip
-            held = len(writer)
-    finally:
-        env.close()
+        writer = ending.enter_context(EpisodeWriter(command.out, info))
+        progress = ending.enter_context(Progress("demonstrations", command.episodes))
+        stop = ending.enter_context(StopSignals(progress.say, "the episodes finished so far"))
+        result = record(
+            env, writer, command.episodes, command.seed, command.keep_failures, stop=stop, person=person,
+            on_episode=lambda now: progress.update(now.kept, {"success": f"{now.succeeded}/{now.tried}"}),
+        )  # fmt: skip
+        held = len(writer)
     left_out = "" if command.keep_failures else f", {result.failed} failed and were left out"
     say(f"{result.kept} demonstrations added to {command.out}{left_out}; it holds {held}")
     return 128 + stop.signum if stop.signum is not None and result.stopped else 0

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +18,9 @@ import numpy as np
 from robot_rl.energy import EpisodeEnergy
 from robot_rl.spaces import flat_boxes, flat_values
 from robot_rl.types import INTERVENTION, POLICY
+
+if TYPE_CHECKING:
+    from robot_rl.intervention import Turns
 
 Purpose = Literal["train", "eval", "demo"]
 _PURPOSES = {"train": 0, "eval": 1, "demo": 2}
@@ -137,8 +140,10 @@ def rollout(
     seed: int,
     stop: Callable[[], bool] = lambda: False,
     on_info: Callable[[Mapping[str, Any]], None] = lambda info: None,
+    turns: Turns | None = None,
 ) -> tuple[Episode, bool | None] | None:
-    """Play one episode with ``act(obs) -> action``; ``on_info`` is given the info of each step.
+    """Play one episode with ``act(obs) -> action``; ``on_info`` is given the info of each step. With ``turns``,
+    somebody looks after it, may take over, and says how it ended.
 
     Returns the episode and whether it succeeded (None: the environment does not tell), or None where ``stop`` said so
     before its end.
@@ -153,7 +158,11 @@ def rollout(
         if stop():
             return None
         action = np.asarray(act(obs), np.float32)
+        if turns is not None:
+            action, _ = turns.choose(obs, action, {})
         obs, reward, terminated, truncated, info = env.step(action)
+        if turns is not None:
+            reward, terminated, truncated, info = turns.settle(float(reward), bool(terminated), bool(truncated), info)
         on_info(info)
         success = success_of(info)
         rows.append(flatten(obs))

@@ -166,8 +166,12 @@ class Turns:
         overseer.begin(seed)
         self._overseer, self._wish = overseer, Wish()
         self.source, self.segment = POLICY, 0
-        self.stopped = False  # by the person
         self._steps = 0
+
+    @property
+    def event(self) -> str:
+        """How somebody ended the episode with the last step: success, fail, discard, stop; else empty."""
+        return self._wish.event
 
     def choose(self, obs: Any, action: np.ndarray, extra: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
         """The action to execute where the policy would do ``action``, and what is stored besides: an intervention
@@ -191,7 +195,6 @@ class Turns:
             reward += float(succeeded) - float(bool(success_of(info)))
             return reward, True, False, told | {"success": succeeded}
         if event:
-            self.stopped = event == "stop"
             told["discarded"] = event == "discard"
             return reward, terminated, not terminated, told
         return reward, terminated, truncated, told

@@ -207,7 +207,7 @@ def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
     if account.discarded:
         session.replay.discard(range(first_segment, counters.segments + 1))
     counters.segments += 1
-    if turns.stopped:
+    if turns.event == "stop":
         session.env.unwrapped.arm.stop()
         stop.note()
     counters.count_episode(account.success, run.train.window)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.teleop._device import Reading
-from robot_rl import build, intervention, run, train
+from robot_rl import build, cli, intervention, run, train
+from robot_rl.demo import record
 from robot_rl.find import find, names
 from robot_rl.geometry import quat_normalize, quat_rotate
 from robot_rl.interrupt import Interrupted
@@ -22,6 +23,7 @@ from robot_rl.intervention import Person, Turns, Wish, make_overseer
 from robot_rl.log import read_metrics
 from robot_rl.replay import ReplayBuffer
 from robot_rl.run import TrainConfig, choose
+from robot_rl.store import EpisodeReader, EpisodeWriter, StoreInfo
 from robot_rl.types import INTERVENTION, POLICY, ArmState
 from tests.test_train import SETTINGS, TRAIN, assert_same_training
 
@@ -88,7 +90,7 @@ def test_a_persons_judgement_ends_the_episode(event, before, after):
     turns.choose({}, np.zeros(1), {})
     *came, info = turns.settle(reward, terminated, truncated, {"success": success})
     assert (*came, info["success"]) == pytest.approx(after)
-    assert turns.stopped == (event == "stop") and bool(info.get("discarded")) == (event == "discard")
+    assert turns.event == event and bool(info.get("discarded")) == (event == "discard")
 
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -277,6 +279,46 @@ def test_a_device_that_is_gone_says_so_once_and_stops(reach):
     person = Person(FakeDevice(gone, Reading(np.zeros(6), fault=gone.fault)), reach.unwrapped, said.append)
     person.begin(0)
     assert [person({}).event for _ in range(3)] == ["stop", "", ""] and said == ["mouse is gone: plug it in"]
+
+
+def test_a_person_records_demonstrations_and_discards_one(reach, tmp_path):
+    """As often as they like; what was executed is kept, and a discarded episode is not."""
+    expert: dict[str, Any] = {}
+
+    class Hands(intervention.Nobody):
+        """The scripted expert's, but for the second episode, which they give up."""
+
+        episodes = -1
+
+        def begin(self, seed: int) -> None:
+            self.episodes, self.step = self.episodes + 1, 0
+            expert["act"] = reach.unwrapped.demonstrator(np.random.default_rng(seed))
+
+        def __call__(self, obs: Any) -> Wish:
+            self.step += 1
+            given_up = self.episodes == 1 and self.step == 3
+            return Wish(np.asarray(expert["act"](obs), np.float32), "discard" if given_up else "")
+
+    info = StoreInfo.of(reach, "reach", "panda", "sim", {})
+    with EpisodeWriter(tmp_path / "demos.zarr", info) as writer:
+        result = record(reach, writer, 3, seed=5, person=Hands())
+    assert (result.kept, result.discarded, result.failed) == (3, 1, result.failed)
+    episodes = list(EpisodeReader(tmp_path / "demos.zarr"))
+    assert all(episode.succeeded and np.abs(episode.action).max() > 0.1 for episode in episodes)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--by", "nobody"], "somebody has to demonstrate"),
+        (["--by", "joystick"], "unknown intervention.by 'joystick'"),
+        (["--set", "teleop.frame=tool"], "nobody uses a device"),
+    ],
+)
+def test_who_cannot_demonstrate_is_refused(tmp_path, capsys, words, said):
+    out = str(tmp_path / "demos.zarr")
+    assert cli.main(["demo", "record", "--task", "reach", "--out", out, *words]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "demos.zarr").exists()
 
 
 # -------------------------------------------------------------------------------------------------------------- tasks
