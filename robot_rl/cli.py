@@ -45,7 +45,7 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Record:
-    """Record demonstrations of a task's scripted expert or of a person at a device; appends to what the folder holds."""
+    """Record demonstrations of a task's scripted expert or of a person at a device; adds to what the folder holds."""
 
     task: str
     """see `robot-rl tasks`"""
