@@ -176,6 +176,7 @@ def evaluate(command: cli.Eval) -> int:
         return 0
     cost = "" if result.mean_cost is None else f", mean cost {result.mean_cost:.4g} per step"
     length = f"mean length {result.mean_length:.1f} steps"
+    length += "" if result.cycle_steps is None else f", {result.cycle_steps:.1f} where it succeeds"
     print(f"{run.task} {run.agent}: mean return {result.mean_return:.4g}, {length}{cost}")
     if result.success_interval is None:
         print("success: the environment does not tell it")
@@ -219,6 +220,22 @@ def study(command: cli.Study) -> int:
     plan = studying.Plan(**{name: getattr(command, name) for name in names}, settings=sum(command.set, ()))
     try:
         table = studying.study(plan, command.out or Path("runs") / f"passivity-{plan.task}", command.jobs)
+    except Interrupted as interrupted:
+        say(str(interrupted))
+        return interrupted.code
+    print(table, end="")
+    return 0
+
+
+def compare(command: cli.Compare) -> int:
+    """``robot-rl compare``: prints the table."""
+    from robot_rl import compare as comparing
+    from robot_rl.interrupt import Interrupted
+
+    names = ("task", "arm", "agents", "steps", "seeds", "demos", "episodes", "by")
+    plan = comparing.Plan(**{name: getattr(command, name) for name in names}, settings=sum(command.set, ()))
+    try:
+        table = comparing.compare(plan, command.out or Path("runs") / f"compare-{plan.task}", command.jobs)
     except Interrupted as interrupted:
         say(str(interrupted))
         return interrupted.code

@@ -243,7 +243,7 @@ def finish(session: Session, log: MetricsLog, begun_s: float) -> dict[str, Any]:
     """Evaluate, where there is an environment to do it in, and write ``summary.json``."""
     run, env = session.run, session.env
     if isinstance(env, Spaces):
-        result = Evaluation(0, None, None, None, None, None, None, run.seed)
+        result = Evaluation(0, None, None, None, None, None, None, None, run.seed)
     else:
         with Progress("evaluation", run.train.eval_episodes) as progress:
             result = evaluate(
@@ -266,6 +266,7 @@ def summarize(session: Session, result: Evaluation, wall_s: float) -> dict[str, 
         "eval_episodes": result.episodes,
         "mean_return": result.mean_return,
         "mean_length": result.mean_length,
+        "cycle_steps": result.cycle_steps,
         "energy": result.energy,
         "mean_cost": result.mean_cost,
         "env_steps": counters.env_steps,
