@@ -86,7 +86,7 @@ def _act(place: Place, client: LinkClient, say: Callable[[str], None], stop: Sto
     run = from_description(about, f"the description of the learner at {place.learner}")
     here = _at_home(run, place)
     _check_lab(run, here)
-    run, env = here, make_env(here)
+    run, env = here, make_env(here, here.render_mode)
     overseer: Overseer = Nobody()
     try:
         encoder, agent = make_agent(run, env)

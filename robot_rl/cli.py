@@ -58,6 +58,8 @@ class Record:
     seed: int = 0
     by: str = "scripted"
     """or the device of a person: spacemouse, gamepad, keyboard; its keys end episodes as success, fail or discard"""
+    view_port: int = 0
+    """for a person who steers a twin: it is shown at http://127.0.0.1:PORT"""
     keep_failures: bool = False
     """keep demonstrations that failed, too"""
     rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None

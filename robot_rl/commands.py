@@ -106,14 +106,15 @@ def record_demonstrations(command: cli.Record) -> int:
     settings = rig.words(command.rig, command.arm, command.world, settings)
     made = build.make_configs(command.task, command.arm, command.world, settings)
     configs = {section: as_json(config) for section, config in made.items()}
-    env = build.make_env(command.task, command.arm, command.world, settings)
+    shown = "rgb_array" if command.view_port and command.world == "sim" else None
+    env = build.make_env(command.task, command.arm, command.world, settings, shown)
     with contextlib.ExitStack() as ending:
         ending.callback(env.close)
         person = None
         if device is None:
             demonstrator_of(env)
         else:
-            person = make_overseer(Config(by=command.by), device, env)
+            person = make_overseer(Config(by=command.by, view_port=command.view_port), device, env)
             ending.callback(person.close)
         info = StoreInfo.of(env, command.task, command.arm, command.world, configs)
         writer = ending.enter_context(EpisodeWriter(command.out, info))

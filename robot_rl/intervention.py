@@ -18,6 +18,7 @@ import numpy as np
 from robot_rl.config import check, number
 from robot_rl.episode import success_of
 from robot_rl.find import find, names, nearest
+from robot_rl.live_view import LiveView
 from robot_rl.types import INTERVENTION, POLICY
 
 NOBODY, SCRIPTED = "nobody", "scripted"
@@ -31,6 +32,7 @@ class Config:
     patience_steps: int = number(40, 0, 10**6, "scripted: policy steps that the policy is left alone, and again")
     hold_steps: int = number(20, 1, 10**6, "scripted: policy steps for which it keeps control")
     share: float = number(1.0, 0.0, 1.0, "scripted: share of the episodes that it looks after")
+    view_port: int = number(0, 0, 65535, "of a page on loopback that shows a person the twin; 0: none")
 
     def __post_init__(self) -> None:
         check(self)
@@ -112,9 +114,9 @@ class Person:
 
     paced = True
 
-    def __init__(self, device: Any, arm_env: Any, say: Callable[[str], None]) -> None:
+    def __init__(self, device: Any, arm_env: Any, say: Callable[[str], None], view: LiveView | None = None) -> None:
         """``arm_env``: the ArmEnv whose task turns a twist into an action. ``say`` is told where the device is gone."""
-        self._device, self._env, self._say = device, arm_env, say
+        self._device, self._env, self._say, self._view = device, arm_env, say, view
         self._in_base = importlib.import_module(f"{DEVICES}._device").in_base
         self._held, self._fault = False, ""
 
@@ -123,6 +125,8 @@ class Person:
         self._held = False
 
     def __call__(self, obs: Any) -> Wish:
+        if self._view is not None and self._view.watched:
+            self._view.show(self._env.render())
         reading, state = self._device.read(), self._env.state
         if reading.fault and reading.fault != self._fault:
             self._say(reading.fault)
@@ -136,6 +140,8 @@ class Person:
 
     def close(self) -> None:
         self._device.close()
+        if self._view is not None:
+            self._view.close()
 
 
 def _to_terminal(text: str) -> None:
@@ -156,7 +162,18 @@ def make_overseer(config: Config, device: Any, env: Any, say: Callable[[str], No
         raise ValueError(
             f"intervention.by = '{config.by}': {arm_env} is no arm that a person could steer; give scripted or nobody"
         )
-    return Person(find(DEVICES, config.by).make(device), arm_env, say)
+    view = None
+    if config.view_port:
+        if arm_env.render_mode is None:
+            raise ValueError(f"intervention.view_port = {config.view_port}: only a twin can be shown; give 0")
+        view = LiveView(config.view_port)
+        say(f"the twin is shown at {view.address}")
+    try:
+        return Person(find(DEVICES, config.by).make(device), arm_env, say, view)
+    except BaseException:
+        if view is not None:
+            view.close()
+        raise
 
 
 class Turns:

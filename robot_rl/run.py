@@ -87,6 +87,11 @@ class Run:
         return float(self.agent_config.demo_share)
 
     @property
+    def render_mode(self) -> str | None:
+        """Of an environment that somebody intervenes in: twins are drawn for a person who watches them."""
+        return "rgb_array" if self.intervention.view_port and self.world == "sim" else None
+
+    @property
     def pretrain_calls(self) -> int:
         """How often the agent is updated before the first step, each time with ``utd_ratio`` updates."""
         if self.offline or not self.demo_share:

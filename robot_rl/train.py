@@ -54,7 +54,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     """
     check_new(folder)
     check_tracker(run.train.tracker)
-    env = make_env(run)  # before the folder is made, so that a wrong name leaves none behind
+    env = make_env(run, run.render_mode)  # before the folder is made, so that a wrong name leaves none behind
     try:
         encoder, agent = make_agent(run, env)
         if run.demo_share > 0:
@@ -69,7 +69,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
 def resume(folder: Path, steps: int | None = None) -> dict[str, Any]:
     """Go on from the newest checkpoint of ``folder``, to ``steps`` if given: the same numbers as without the break."""
     run = load(folder)
-    env = make_env(run)
+    env = make_env(run, run.render_mode)
     try:
         if steps is not None and steps != run.train.steps:
             run = replace(run, train=replace(run.train, steps=steps))
