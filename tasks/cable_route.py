@@ -66,6 +66,7 @@ class CableRoute:
 
     goal_size = 3
     goal_keys = ("goal", "gap", "gap_near")
+    object_keys = ("goal", "gap", "gap_near", "cable")
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -4,6 +4,7 @@ One update is ``utd_ratio`` critic updates, each followed by a Polyak step of th
 and one of the temperature, all in one compiled scan. Every network has its own optimiser, so that a network that is
 not updated does not move at all (Adam on a zero gradient still moves). ``constraint`` bounds costs: _constraint.py.
 ``gripper`` = discrete makes the last component of the action a choice: _grasp.py.
+Images are seen through an encoder that the critics train: _eyes.py.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ import jax.numpy as jnp
 import optax
 from gymnasium import spaces
 
-from robot_rl import losses, nets
-from robot_rl.agents import _constraint, _grasp
+from robot_rl import encoders, losses, nets
+from robot_rl.agents import _constraint, _eyes, _grasp
 from robot_rl.config import check, choice, number
-from robot_rl.spaces import STATE, action_size, state_size
+from robot_rl.spaces import STATE, action_size
 from robot_rl.types import POLICY, Transition
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(encoders.Settings):
     hidden: tuple[int, ...] = number((256, 256), 1, 8192, "widths of the hidden layers, actor and critics")
     activation: str = choice("relu", nets.ACTIVATIONS)
     kernel_init: str = choice("orthogonal", nets.INITS)
@@ -93,6 +94,7 @@ class SAC:
     temperature: nets.Trained  # log alpha, scalar
     cost: _constraint.Cost | None  # None where nothing is constrained
     grasp: _grasp.Grasp | None  # None where the gripper is continuous
+    eyes: _eyes.Eyes | None  # None where there are no images
     key: jax.Array
     config: Config = field(metadata={"static": True})
     action_dim: int = field(metadata={"static": True})  # of the actor, without a discrete gripper
@@ -108,7 +110,9 @@ class SAC:
         if self.config.constraint == "recovery":
             action, proposed = _act_safely(self.policy, obs[STATE], key, self.config, self.action_dim, explore)
             return action, carry, {"proposed": proposed}
-        return _act(self.policy, obs[STATE], key, self.config, self.action_dim, explore), carry, {}
+        cameras = () if self.eyes is None else self.eyes.encoder.cameras
+        seen = {name: obs[name] for name in (STATE, *cameras) if name in obs}  # nothing privileged
+        return _act(self.policy, self.eyes, seen, key, self.config, self.action_dim, explore), carry, {}
 
     def update(self, batch: Transition) -> tuple[SAC, dict[str, jax.Array]]:
         """``batch`` leaves are (U, B, ...): U critic updates, one of the actor, one of the temperature.
@@ -126,38 +130,46 @@ class SAC:
         return _constraint.stored(self.config, self.action_dim)
 
     @property
-    def policy(self) -> Any:
-        """Parameters of the actor; with recovery (actor, risk critic), with a discrete gripper (actor, its critic)."""
+    def policy(self) -> dict[str, Any]:
+        """What acting needs, by name: parameters of the actor and, where there are such, of the risk critic, of the
+        encoder, and of the gripper's critic."""
+        policy: dict[str, Any] = {"actor": self.actor.params}
+        if self.cost is not None and self.config.constraint == "recovery":
+            policy["risk"] = self.cost.critic.params
+        if self.eyes is not None:
+            policy["eyes"] = self.eyes.policy
         if self.grasp is not None:
-            return self.actor.params, self.grasp.critic.params
-        if self.config.constraint == "recovery":
-            assert self.cost is not None
-            return self.actor.params, self.cost.critic.params
-        return self.actor.params
+            policy["grasp"] = self.grasp.critic.params
+        return policy
 
     def with_policy(self, policy: Any) -> SAC:
+        changed: dict[str, Any] = {"actor": self.actor._replace(params=policy["actor"])}
+        if self.cost is not None and "risk" in policy:
+            changed["cost"] = self.cost._replace(critic=self.cost.critic._replace(params=policy["risk"]))
+        if self.eyes is not None:
+            changed["eyes"] = self.eyes.with_policy(policy["eyes"])
         if self.grasp is not None:
-            policy, choice = policy
-            grasp = self.grasp._replace(critic=self.grasp.critic._replace(params=choice))
-            return replace(self, actor=self.actor._replace(params=policy), grasp=grasp)
-        if self.config.constraint == "recovery":
-            assert self.cost is not None
-            policy, risk = policy
-            cost = self.cost._replace(critic=self.cost.critic._replace(params=risk))
-            return replace(self, actor=self.actor._replace(params=policy), cost=cost)
-        return replace(self, actor=self.actor._replace(params=policy))
+            changed["grasp"] = self.grasp._replace(critic=self.grasp.critic._replace(params=policy["grasp"]))
+        return replace(self, **changed)
 
 
 def make(config: Config, observation_space: spaces.Space, action_space: spaces.Space, seed: int) -> SAC:
-    """Raises ValueError for images (state-only for now) and for actions that are not a Box in [-1, 1]."""
-    state_dim, action_dim = state_size(observation_space), action_size(action_space)
-    if config.gripper == "discrete":
-        action_dim -= 1
-        if not action_dim:
-            raise ValueError("gripper = 'discrete': the only component of the action would be a choice")
+    """Raises ValueError for a space that no Encoder made, for actions that are not a Box in [-1, 1], and for images
+    under a constraint; and as ``encoders.ImageEncoder.init`` does."""
+    action_dim = action_size(action_space) - (config.gripper == "discrete")
+    if not action_dim:
+        raise ValueError("gripper = 'discrete': the only component of the action would be a choice")
     key, actor_key, critic_key = jax.random.split(jax.random.key_data(jax.random.key(seed)), 3)
+    eyes_key = jax.random.fold_in(actor_key, 1)  # of its own, as that of costs: the other networks begin as without
+    eyes = _eyes.make(config, observation_space, eyes_key, optax.adam(config.critic_learning_rate), with_target=True)
+    state_dim, judged_dim = _eyes.sizes(observation_space, eyes)
+    if config.constraint != "none" and (eyes is not None or judged_dim != state_dim):
+        raise ValueError(
+            f"constraint = '{config.constraint}': costs are learned from the state alone; leave the cameras out, or "
+            "give constraint = 'none'"
+        )
     actor = _actor(config, action_dim).init(actor_key, jnp.zeros((1, state_dim)))["params"]
-    critic = nets.init_ensemble(_critic(config), critic_key, config.critics, state_dim, action_dim)
+    critic = nets.init_ensemble(_critic(config), critic_key, config.critics, judged_dim, action_dim)
     temperature = jnp.log(jnp.float32(config.init_temperature))
     cost_key = jax.random.fold_in(critic_key, 1)  # of its own: the other networks begin as without a constraint
     return SAC(
@@ -167,6 +179,7 @@ def make(config: Config, observation_space: spaces.Space, action_space: spaces.S
         nets.trained(optax.adam(config.temperature_learning_rate), temperature),
         _constraint.make(config, _critic(config), cost_key, state_dim, action_dim),
         _grasp.make(config, jax.random.fold_in(critic_key, 2), state_dim),
+        eyes,
         key,
         config,
         action_dim,
@@ -183,30 +196,32 @@ def _critic(config: Config) -> nets.Critic:
 
 
 @partial(jax.jit, static_argnames=("config", "action_dim", "explore"))
-def _act(policy: Any, state: jax.Array, key: jax.Array, config: Config, action_dim: int, explore: bool) -> jax.Array:
-    params, choice = policy if config.gripper == "discrete" else (policy, None)
-    mean, log_std = nets.apply_gaussian(_actor(config, action_dim), params, state)
+def _act(
+    policy: dict[str, Any], eyes: _eyes.Eyes | None, obs: dict, key: jax.Array, config: Config, action_dim: int,
+    explore: bool,
+) -> jax.Array:  # fmt: skip
+    state = _eyes.for_actor(obs, None if eyes is None else eyes.see(eyes.trained.params, obs))
+    mean, log_std = nets.apply_gaussian(_actor(config, action_dim), policy["actor"], state)
     action = nets.sample_squashed(key, mean, log_std)[0] if explore else jnp.tanh(mean)
-    if choice is None:
+    if "grasp" not in policy:
         return action
     key = jax.random.fold_in(key, 1) if explore else key
-    return jnp.concatenate([action, _grasp.act(choice, state, key, config, explore)], axis=-1)
+    return jnp.concatenate([action, _grasp.act(policy["grasp"], state, key, config, explore)], axis=-1)
 
 
 @partial(jax.jit, static_argnames=("config", "action_dim", "explore"))
 def _act_safely(
-    policy: tuple[Any, Any], state: jax.Array, key: jax.Array, config: Config, action_dim: int, explore: bool
+    policy: dict[str, Any], state: jax.Array, key: jax.Array, config: Config, action_dim: int, explore: bool
 ) -> tuple[jax.Array, jax.Array]:
     """The action to execute and the one the policy proposed, (..., A) each."""
-    actor_params, risk_params = policy
-    mean, log_std = nets.apply_gaussian(_actor(config, action_dim), actor_params, state)
+    mean, log_std = nets.apply_gaussian(_actor(config, action_dim), policy["actor"], state)
     if not explore:
         key = jnp.zeros(2, jnp.uint32)  # the same candidates each time: the same state gives the same action
     key, pool_key = jax.random.split(key)
     proposed = nets.sample_squashed(key, mean, log_std)[0] if explore else jnp.tanh(mean)
     limits = config.risk_threshold, config.candidates
     return _constraint.recover(
-        risk_params, _critic(config), state, proposed, mean, log_std, pool_key, *limits
+        policy["risk"], _critic(config), state, proposed, mean, log_std, pool_key, *limits
     ), proposed
 
 
@@ -222,13 +237,17 @@ def _update(agent: SAC, batch: Transition, is_expert: jax.Array | None) -> tuple
     if agent.cost is not None:
         agent, more = _update_cost(agent, agent.cost, batch, next_key, actor_key)
         batch = batch._replace(action=batch.extra.get("proposed", batch.action), extra=None)
+    if agent.eyes is not None:
+        batch = agent.eyes.shifted(batch, jax.random.fold_in(next_key, 1))
+    whole, batch = batch, batch._replace(action=batch.action[..., : agent.action_dim])
+    agent, (features, next_features), critic_metrics = _update_critics(agent, batch, next_key, subset_key)
     if agent.grasp is not None:
-        states = batch.obs[STATE], batch.next_obs[STATE]
-        grasp, more = _grasp.update(agent.grasp, batch, *states, is_expert, agent.config)
-        agent, batch = replace(agent, grasp=grasp), batch._replace(action=batch.action[..., :-1])
-    agent, critic_metrics = _update_critics(agent, batch, next_key, subset_key)
-    expert = None if is_expert is None else is_expert[-1]
-    agent, actor_metrics = _update_actor(agent, batch.obs[STATE][-1], batch.action[-1], expert, actor_key)
+        states = _eyes.for_actor(batch.obs, features), _eyes.for_actor(batch.next_obs, next_features)
+        grasp, more = _grasp.update(agent.grasp, whole, *states, is_expert, agent.config)
+        agent = replace(agent, grasp=grasp)
+    last = jax.tree.map(lambda part: part[-1], (batch.obs, features, is_expert))
+    state, judged = _eyes.for_actor(*last[:2]), _eyes.for_critic(*last[:2])
+    agent, actor_metrics = _update_actor(agent, state, judged, batch.action[-1], last[2], actor_key)
     return replace(agent, key=key), critic_metrics | actor_metrics | more
 
 
@@ -252,52 +271,78 @@ def _update_cost(
 
 def _update_critics(
     agent: SAC, batch: Transition, next_key: jax.Array, subset_key: jax.Array
-) -> tuple[SAC, dict[str, jax.Array]]:
-    """U critic updates on a batch (U, B, ...), each followed by a Polyak step of the target."""
-    config, network = agent.config, _critic(agent.config)
+) -> tuple[SAC, tuple[jax.Array | None, jax.Array | None], dict[str, jax.Array]]:
+    """U critic updates on a batch (U, B, ...), each followed by a Polyak step of the target.
+
+    The second value are the features (U, B, F) of the observations, as the critics saw them, and of the next ones, as
+    the actor did; None without images.
+    """
+    config, network, eyes = agent.config, _critic(agent.config), agent.eyes
+    optimiser = optax.adam(config.critic_learning_rate)
     # The actor stands still meanwhile: all its next actions are drawn at once, outside the scan.
-    next_action, log_prob = _draw(agent, agent.actor.params, batch.next_obs[STATE], next_key)  # (U, B, A), (U, B)
+    next_features = None if eyes is None else eyes.see(eyes.trained.params, batch.next_obs)  # (U, B, F)
+    next_state = _eyes.for_actor(batch.next_obs, next_features)
+    next_action, log_prob = _draw(agent, agent.actor.params, next_state, next_key)  # (U, B, A), (U, B)
     bonus = -jnp.exp(agent.temperature.params) * log_prob * config.backup_entropy
     subset_keys = jax.random.split(subset_key, batch.reward.shape[0])
     members = jax.vmap(lambda key: losses.draw_subset(key, config.critics, config.target_critics))(subset_keys)
 
-    def step(
-        networks: tuple[nets.Trained, Any], inputs: tuple[Transition, jax.Array, jax.Array, jax.Array]
-    ) -> tuple[tuple[nets.Trained, Any], tuple[jax.Array, jax.Array]]:
-        critic, target = networks
-        batch, next_action, bonus, members = inputs
+    def step(carry: tuple, inputs: tuple) -> tuple[tuple, tuple]:
+        (critic, target), (seeing, lagging) = carry
+        batch, next_action, bonus, members, key = inputs
         # Only the drawn members are evaluated at all.
         drawn = jax.tree.map(lambda leaf: leaf[members], target) if config.target_critics < config.critics else target
-        next_q = nets.apply_ensemble(network, drawn, batch.next_obs[STATE], next_action)
+        ahead = None if eyes is None else eyes.see(lagging, batch.next_obs)
+        next_q = nets.apply_ensemble(network, drawn, _eyes.for_critic(batch.next_obs, ahead), next_action)
         goal = losses.td_target(batch.reward, batch.discount, next_q, config.discount, bonus)
 
-        def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-            q = nets.apply_ensemble(network, params, batch.obs[STATE], batch.action)
-            return losses.critic_loss(q, goal), q
+        def loss(params: Any, sight: Any) -> tuple[jax.Array, tuple]:
+            features = None if eyes is None else eyes.see(sight, batch.obs, key if config.dropout else None)
+            q = nets.apply_ensemble(network, params, _eyes.for_critic(batch.obs, features), batch.action)
+            return losses.critic_loss(q, goal), (q, features)
 
-        (value, q), grads = jax.value_and_grad(loss, has_aux=True)(critic.params)
-        critic = critic.step(optax.adam(config.critic_learning_rate), grads)
-        return (critic, nets.polyak(target, critic.params, config.polyak)), (value, q)
+        learning = (critic.params, None if seeing is None else seeing.params)
+        (value, (q, features)), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*learning)
+        critic = critic.step(optimiser, grads[0])
+        target = nets.polyak(target, critic.params, config.polyak)
+        if seeing is not None:
+            seeing = seeing.step(optimiser, grads[1])
+            lagging = nets.polyak(lagging, seeing.params, config.polyak)
+        return ((critic, target), (seeing, lagging)), (value, q, features)
 
-    inputs = (batch, next_action, bonus, members)
-    (critic, target), (value, q) = jax.lax.scan(step, (agent.critic, agent.target), inputs)  # q (U, N, B)
+    inputs = (batch, next_action, bonus, members, subset_keys)
+    sight = (None, None) if eyes is None else (eyes.trained, eyes.target)
+    start = (agent.critic, agent.target), sight
+    # In a loop XLA's CPU convolutions run on one thread, by another routine, and forty times as long: no loop then.
+    unroll = eyes is not None
+    carry, (value, q, features) = jax.lax.scan(step, start, inputs, unroll=unroll)  # q (U, N, B)
+    (critic, target), (seeing, lagging) = carry
+    if eyes is not None and seeing is not None:
+        eyes = replace(eyes, trained=seeing, target=lagging)
     metrics = {
         "critic_loss": jnp.mean(value) / config.critics,
         "q": jnp.mean(q),
         "q_std": jnp.mean(jnp.std(q, axis=1)),  # of the members: how far they disagree
     }
-    return replace(agent, critic=critic, target=target), metrics
+    return replace(agent, critic=critic, target=target, eyes=eyes), (features, next_features), metrics
 
 
 def _update_actor(
-    agent: SAC, state: jax.Array, expert: jax.Array, is_expert: jax.Array | None, key: jax.Array
+    agent: SAC,
+    state: jax.Array,
+    judged: jax.Array,
+    expert: jax.Array,
+    is_expert: jax.Array | None,
+    key: jax.Array,
 ) -> tuple[SAC, dict[str, jax.Array]]:
-    """One update of the actor, and one of the temperature, on states (B, D); ``expert`` (B, A) where ``is_expert``."""
+    """One update of the actor, and one of the temperature, on states (B, D) as the actor is given them and ``judged``
+    (B, E) as the critics are; ``expert`` (B, A) where ``is_expert``."""
+    judged = jax.lax.stop_gradient(judged)
     config, cost = agent.config, agent.cost
     multiplier = None if cost is None else cost.multiplier
 
     def value_of(action: jax.Array) -> jax.Array:
-        q = nets.apply_ensemble(_critic(config), agent.critic.params, state, action)  # (N, B)
+        q = nets.apply_ensemble(_critic(config), agent.critic.params, judged, action)  # (N, B)
         q = jnp.min(q, axis=0) if config.actor_critics == "min" else jnp.mean(q, axis=0)
         if cost is None or multiplier is None:
             return q
