@@ -125,13 +125,15 @@ def rollout(
     seed: int,
     stop: Callable[[], bool] = lambda: False,
     on_info: Callable[[Mapping[str, Any]], None] = lambda info: None,
+    begun: Any = None,
 ) -> tuple[Episode, bool | None] | None:
-    """Play one episode with ``act(obs) -> action``; ``on_info`` is given the info of each step.
+    """Play one episode with ``act(obs) -> action``; ``on_info`` is given the info of each step. ``begun``: the first
+    observation, where the environment has been reset already.
 
     Returns the episode and whether it succeeded (None: the environment does not tell), or None where ``stop`` said so
     before its end.
     """
-    obs, _ = env.reset(seed=seed)
+    obs = env.reset(seed=seed)[0] if begun is None else begun
     rows = [flatten(obs)]
     steps: list[tuple[np.ndarray, float, bool, bool, bool]] = []
     costs: list[float | None] = []

@@ -85,6 +85,13 @@ def evaluate(
         if success is not None:
             successes = (successes or 0) + success
         on_episode(len(played), None if successes is None else successes / len(played))
+    return judge(played, energies, successes, seed, sample)
+
+
+def judge(
+    played: list[Episode], energies: list[EpisodeEnergy], successes: int | None, seed: int, sample: bool = False
+) -> Evaluation:
+    """What episodes come to."""
     count = len(played)
     costs = [episode.cost for episode in played if episode.cost is not None]
     return Evaluation(

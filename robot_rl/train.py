@@ -108,7 +108,7 @@ def _loop(session: Session, log: MetricsLog, progress: Progress, stop: StopSigna
     saved = evaluated = session.steps
     while session.steps < config.steps and not stop():
         started_s = time.monotonic()
-        row = _study(session) if run.offline else _play(session, stop)
+        row = _study(session) if run.offline else play(session, _begin(session), stop)
         require_finite(row, session)
         counters.train_s += time.monotonic() - started_s
         env_rate, update_rate = rates[0].add(counters.env_steps), rates[1].add(counters.updates)
@@ -136,13 +136,19 @@ def _facts(session: Session, row: Mapping[str, Any], env_rate: float, update_rat
     return facts
 
 
-def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
-    """One episode. What was learned before a step acts in it; its own transition is learned from in the next.
+def _begin(session: Session) -> Any:
+    """The first observation of the next training episode."""
+    seed = episode_seed(session.run.seed, "train", session.counters.episodes)
+    return session.env.reset(seed=seed)[0]
+
+
+def play(session: Session, obs: Any, stop: StopSignals) -> dict[str, Any]:
+    """One episode from ``obs`` on. What was learned before a step acts in it; its own transition is learned from in the
+    next.
 
     JAX computes the update while the environment steps and the next batch is drawn.
     """
     run, counters, encoder = session.run, session.counters, session.encoder
-    obs, _ = session.env.reset(seed=episode_seed(run.seed, "train", counters.episodes))
     encoded, carry = encoder.encode(obs), session.agent.start()
     metrics: list[dict[str, Any]] = []
     account = EpisodeAccount()
