@@ -97,8 +97,8 @@ def judge(
     return Evaluation(
         episodes=count,
         successes=successes,
-        success_rate=successes / count if successes is not None else None,
-        success_interval=wilson(successes, count) if successes is not None else None,
+        success_rate=successes / count if successes is not None and count else None,
+        success_interval=wilson(successes, count) if successes is not None and count else None,
         mean_return=float(np.mean([episode.total_reward for episode in played])) if count else None,
         mean_length=float(np.mean([len(episode) for episode in played])) if count else None,
         mean_cost=float(np.mean(np.concatenate(costs), dtype=np.float64)) if costs else None,

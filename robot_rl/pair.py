@@ -53,6 +53,11 @@ class Pair:
         return min(session.steps for session in self.sessions.values())
 
     @property
+    def behind(self) -> str:
+        """The role that has made fewer steps."""
+        return min(ROLES, key=lambda role: self.sessions[role].steps)
+
+    @property
     def all_steps(self) -> int:
         return sum(session.steps for session in self.sessions.values())
 
@@ -80,6 +85,8 @@ def train_pair(runs: Mapping[str, Run], folder: Path) -> dict[str, Any]:
     """
     check_new(folder)
     check_tracker(runs[FORWARD].train.tracker)
+    if runs[FORWARD].train.bank_share > 0.0:
+        raise ValueError("train.bank_share puts the world into other states, which --reset-task is there to avoid")
     if any(run.offline for run in runs.values()):
         raise ValueError(f"--agent {runs[FORWARD].agent} learns offline and never acts: --reset-task is not for it")
     envs = make_envs(runs)
@@ -162,7 +169,12 @@ def _loop(pair: Pair, logs: Mapping[str, MetricsLog], progress: Progress, stop: 
     saved = pair.all_steps
     while pair.steps < config.steps and not stop():
         obs = begin_turn(
-            envs, turns, {role: _seed(each) for role, each in pair.sessions.items()}, progress.say, pair.run.world
+            envs,
+            turns,
+            {role: _seed(each) for role, each in pair.sessions.items()},
+            pair.behind,
+            progress.say,
+            pair.run.world,
         )
         role = turns.role
         session, started_s = pair.sessions[role], time.monotonic()

@@ -62,7 +62,9 @@ def evaluate_pair(
     while len(outcomes) < episodes:
         drawn = episode_seed(seed, "eval", len(outcomes))
         before = turns.placements
-        obs = begin_turn(envs, turns, dict.fromkeys(ROLES, drawn), say, world)
+        obs = begin_turn(
+            envs, turns, dict.fromkeys(ROLES, drawn), min(ROLES, key=lambda role: len(played[role])), say, world
+        )
         streak = 0 if turns.placements > before else streak
         env, agent, encoder = players[turns.role]
         energy = EpisodeEnergy()

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from robot_rl.interrupt import StopSignals
     from robot_rl.spaces import Encoder
-    from robot_rl.types import Agent, Transition
+    from robot_rl.start_bank import StartBank
+    from robot_rl.types import Agent, Start, Transition
 
 KEPT_CHECKPOINTS = 2
 
@@ -43,6 +44,7 @@ class Counters:
     recent: list[bool] = field(default_factory=list)  # successes of the last training episodes
     wall_s: float = 0.0
     train_s: float = 0.0  # of which acting, stepping and updating
+    bank_rates: list[float] = field(default_factory=list)  # of the start bank's groups
     rows: int = 0  # read of the store, where actors are apart from the learner
 
     def count_episode(self, success: bool | None, window: int) -> None:
@@ -65,6 +67,7 @@ class Session:
     demos: ReplayBuffer
     rng: np.random.Generator
     counters: Counters = field(default_factory=Counters)
+    bank: StartBank[Start] | None = None
 
     @property
     def steps(self) -> int:

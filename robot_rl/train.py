@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from robot_rl.demo import check_demonstrations
+from robot_rl.demo_starts import check_bank, make_bank
 from robot_rl.episode import EpisodeAccount, action_key, cost_of, episode_seed
 from robot_rl.files import FolderLock
 from robot_rl.interrupt import Interrupted, StopSignals
@@ -49,6 +50,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     """
     check_new(folder)
     check_tracker(run.train.tracker)
+    check_bank(run)
     env = make_env(run)  # before the folder is made, so that a wrong name leaves none behind
     try:
         encoder, agent = make_agent(run, env)
@@ -89,6 +91,7 @@ def _train(session: Session, resume: bool) -> dict[str, Any]:
             ):
                 demonstrate(session, progress, stop)
                 if not stop():
+                    session.bank = make_bank(session)
                     _loop(session, log, progress, stop, begun_s)
             if stop.signum is not None:
                 raise Interrupted(
@@ -108,7 +111,7 @@ def _loop(session: Session, log: MetricsLog, progress: Progress, stop: StopSigna
     saved = evaluated = session.steps
     while session.steps < config.steps and not stop():
         started_s = time.monotonic()
-        row = _study(session) if run.offline else play(session, _begin(session), stop)
+        row = _study(session) if run.offline else _episode(session, stop)
         require_finite(row, session)
         counters.train_s += time.monotonic() - started_s
         env_rate, update_rate = rates[0].add(counters.env_steps), rates[1].add(counters.updates)
@@ -136,13 +139,22 @@ def _facts(session: Session, row: Mapping[str, Any], env_rate: float, update_rat
     return facts
 
 
-def _begin(session: Session) -> Any:
-    """The first observation of the next training episode."""
+def _episode(session: Session, stop: StopSignals) -> dict[str, Any]:
+    """One episode from where the task draws its start, or from one of the bank's, which no success rate counts."""
     seed = episode_seed(session.run.seed, "train", session.counters.episodes)
-    return session.env.reset(seed=seed)[0]
+    if (bank := session.bank) is None:
+        return play(session, session.env.reset(seed=seed)[0], stop)
+    drawn = bank.draw(seed, session.success_rate)
+    obs, _ = session.env.reset(seed=seed, options=None if drawn is None else {"start": drawn.start})
+    row = play(session, obs, stop, ordinary=drawn is None)
+    if drawn is None:
+        return row
+    bank.count(drawn.group, bool(row["success"]))
+    session.counters.bank_rates = list(bank.rates)
+    return row | {"success": None, "bank_success": row["success"], "bank_group": drawn.group}
 
 
-def play(session: Session, obs: Any, stop: StopSignals) -> dict[str, Any]:
+def play(session: Session, obs: Any, stop: StopSignals, ordinary: bool = True) -> dict[str, Any]:
     """One episode from ``obs`` on. What was learned before a step acts in it; its own transition is learned from in the
     next.
 
@@ -177,7 +189,7 @@ def play(session: Session, obs: Any, stop: StopSignals) -> dict[str, Any]:
         account.add(float(reward), cost, info)
         encoded = following
         counters.env_steps += 1
-    counters.count_episode(account.success, run.train.window)
+    counters.count_episode(account.success if ordinary else None, run.train.window)
     return session.row() | account.row() | mean_of(metrics)
 
 

@@ -37,18 +37,19 @@ class Turns:
             self.failures += 1
         self.in_order = self.in_order and not fault and self.failures < ask_after
 
-    def put_in_order(self) -> None:
-        """Somebody put everything where the forward task begins."""
-        self.role, self.failures, self.in_order = FORWARD, 0, True
+    def put_in_order(self, role: str) -> None:
+        """Somebody put everything where the task of ``role`` begins."""
+        self.role, self.failures, self.in_order = role, 0, True
         self.placements += 1
 
 
 def begin_turn(
-    envs: Mapping[str, Any], turns: Turns, seeds: Mapping[str, int], say: Callable[[str], None], world: str
+    envs: Mapping[str, Any], turns: Turns, seeds: Mapping[str, int], behind: str, say: Callable[[str], None], world: str
 ) -> Any:
     """Bring the arm to the start of the next episode, whose role ``turns`` then names; returns the observation.
 
-    A role whose task is done before it begins hands over at once.
+    A role whose task is done before it begins hands over at once. Where the world has to be put in order, it is put so
+    for the role that is ``behind``: else one that cannot do its task yet would keep the other from ever learning.
     """
     for _ in ROLES if turns.in_order else ():
         try:
@@ -59,19 +60,19 @@ def begin_turn(
         if not info["success"]:
             return obs
         turns.hand_over()
-    turns.put_in_order()
+    turns.put_in_order(behind)
     if turns.person_resets:
         say(f"A person is needed, after failures in a row or a fault: {turns.person_resets} times so far.")
-    _ask(world, say)
-    return envs[FORWARD].reset(seed=seeds[FORWARD])[0]
+    _ask(world, say, behind)
+    return envs[behind].reset(seed=seeds[behind])[0]
 
 
-def _ask(world: str, say: Callable[[str], None]) -> None:
+def _ask(world: str, say: Callable[[str], None], role: str) -> None:
     """Wait for a person, whom a simulation needs not. Raises RuntimeError where there is none."""
     if world == "sim":
         return
     if not sys.stdin.isatty():
-        raise RuntimeError("a person has to put the object where the forward task begins: start again at a terminal")
-    say("Put the object where the forward task begins, then press Enter.")
+        raise RuntimeError(f"a person has to put the object where the {role} task begins: start again at a terminal")
+    say(f"Put the object where the {role} task begins, then press Enter.")
     if not sys.stdin.readline():  # the end of the terminal is nobody's word
         raise RuntimeError("a person has to put the object back, and the terminal is gone with the person at it")
