@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robot_rl.build import REMOTE
 from robot_rl.demo import check_demonstrations
 from robot_rl.episode import episode_seed
 from robot_rl.files import FolderLock, read_json, write_json
@@ -70,6 +71,11 @@ def make_envs(runs: Mapping[str, Run]) -> dict[str, gym.Env]:
     """An environment for each role, on one arm. Raises ValueError where two tasks cannot share one."""
     if any(run.world == GYM for run in runs.values()):
         raise ValueError("--reset-task takes turns with --task; a Gymnasium environment (--gym) cannot")
+    if runs[FORWARD].world in REMOTE:
+        raise ValueError(
+            f"--world {runs[FORWARD].world}: an arm behind its node does not go home by itself, as --reset-task needs; "
+            "use sim or hardware"
+        )
     forward = make_env(runs[FORWARD])
     try:
         return {FORWARD: forward, BACKWARD: make_env(runs[BACKWARD], beside=forward)}

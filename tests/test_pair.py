@@ -214,6 +214,10 @@ def test_ctrl_c_keeps_both_roles_and_the_next_start_goes_on(tmp_path, monkeypatc
         (["--task", "object_relocation", "--reset-task", "object_relocation_bac"], "object_relocation_back"),
         (["--task", "object_relocation", "--reset-task", "object_relocation_back", "--actors", "2"], "actors"),
         (["--task", "object_relocation", "--reset-task", "object_relocation_back", "--agent", "bc"], "offline"),
+        (
+            ["--task", "object_relocation", "--reset-task", "object_relocation_back", "--world", "ros"],
+            "sim or hardware",
+        ),
         (["--task", "object_relocation", "--reset-task", "object_relocation_back", "--demos", "x"], "--reset-demos"),
         (
             ["--task", "object_relocation", "--reset-task", "object_relocation_back", "--set", "train.bank_share=0.5"],
