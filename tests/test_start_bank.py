@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot_rl import train
+from robot_rl import learner, train
 from robot_rl.build import make_env
 from robot_rl.demo_starts import starts_along
 from robot_rl.episode import rollout
+from robot_rl.link.security import Endpoint
 from robot_rl.log import WALL_CLOCK, read_metrics
 from robot_rl.run import TrainConfig, choose
 from robot_rl.start_bank import FORGET, UNKNOWN, StartBank, in_groups, share, weights
@@ -130,6 +131,13 @@ def test_training_with_a_bank_repeats_after_a_resume(tmp_path):
     assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
     begun = [row for row in rows(tmp_path / "whole") if row.get("bank_group")]
     assert begun and all(row["success"] == "" and row["bank_success"] in ("0", "1") for row in begun)
+
+
+def test_a_learner_whose_actors_are_apart_has_no_bank(tmp_path):
+    serving = learner.Serving(Endpoint.parse("127.0.0.1:0"), None)
+    with pytest.raises(ValueError, match="bank_share"):
+        learner.learn(run(), tmp_path / "run", serving)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("changes", "says"), [({"world": "ros"}, "only a twin"), ({"agent": "bc"}, "does not act")])
