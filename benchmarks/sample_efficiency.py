@@ -17,7 +17,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-STEPS = {"reach": 6000, "peg_insert": 12000, "pick_place": 16000}
+STEPS = {
+    "reach": 6000,
+    "peg_insert": 12000,
+    "pick_place": 16000,
+    "object_relocation": 16000,
+    "object_relocation_back": 16000,
+    "cable_route": 6000,
+}
 
 
 def steps_to_95(metrics: Path) -> int | None:

@@ -21,11 +21,27 @@ LEAD_M, LEAD_RAD = 0.02, 0.1  # how far ahead of the arm its target is
 AT_M, AT_RAD = 0.005, 0.03  # so near the pose is reached
 REST_RADPS = 0.04  # and no joint faster: energy is granted at rest
 RENEW_S = 0.5  # between two grants
+AT_GRIPPER, LET_GO_S = 0.02, 3.0  # so near a gripper is where it was told, and so long it may take
 
 
 class GuardedLike(Arm, Protocol):
     @property
     def fault(self) -> str: ...
+
+
+def let_go(arm: GuardedLike, gripper: float) -> ArmState:
+    """Hold ``arm`` where it is until its gripper is at ``gripper``, or does not come nearer; at most LET_GO_S."""
+    state = arm.read()
+    here = ArmCommand(state.tcp_pos_m, state.tcp_quat_xyzw, gripper)
+    gap, end_s = math.inf, state.t_s + LET_GO_S
+    while abs(state.gripper - gripper) > AT_GRIPPER and state.t_s < end_s:
+        if abs(state.gripper - gripper) > gap - AT_GRIPPER:
+            break
+        gap = abs(state.gripper - gripper)
+        for _ in range(round(MOVE_HZ / 5)):
+            arm.command(here)
+            state = arm.wait(1.0 / MOVE_HZ)
+    return state
 
 
 def move_to(arm: GuardedLike, start: Start, within_s: float, renew: Callable[[], object]) -> ArmState:

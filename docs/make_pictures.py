@@ -14,8 +14,8 @@ import numpy as np
 from robot_rl.build import make_env
 
 SCENES = (
-    (("reach", "ur5e", 4), ("peg_insert", "panda", 12), ("pick_place", "fr3", 27)),
-    (("maze", "panda", 25), ("wall_push", "fr3", 12), ("surface_wipe", "ur5e", 30)),
+    (("reach", "ur5e", 4), ("peg_insert", "panda", 12), ("pick_place", "fr3", 27), ("object_relocation", "ur5e", 20)),
+    (("maze", "panda", 25), ("wall_push", "fr3", 12), ("surface_wipe", "ur5e", 30), ("cable_route", "panda", 15)),
 )
 
 

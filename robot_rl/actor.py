@@ -26,7 +26,7 @@ from robot_rl.episode import action_key, cost_of, episode_seed, fields_of, flatt
 from robot_rl.files import disk_errors, read_json, write_json
 from robot_rl.intake import fill_row
 from robot_rl.interrupt import Interrupted, StopSignals
-from robot_rl.intervention import Nobody, Overseer, Turns, make_overseer
+from robot_rl.intervention import Nobody, Overseer, Oversight, make_overseer
 from robot_rl.learner import STORE, is_simulated
 from robot_rl.link import link_pb2 as pb
 from robot_rl.link.client import Identity, LinkClient, described
@@ -209,7 +209,7 @@ class _Actor:
     def _episode(self, stop: StopSignals) -> None:
         env, seed = self._env, episode_seed(self._run.seed, "train", self.episode, self._place.index)
         obs, _ = env.reset(seed=seed)
-        turns = Turns(self._overseer, seed)
+        oversight = Oversight(self._overseer, seed)
         self._append(FIRST, 0, obs)
         encoded, carry = self._encoder.encode(obs), self._agent.start()
         self._pace.restart()
@@ -218,15 +218,15 @@ class _Actor:
             if self._hold_back(stop):
                 return
             proposed, carry, extra = self._choose(encoded, carry)
-            action, extra = turns.choose(obs, proposed, extra)
+            action, extra = oversight.choose(obs, proposed, extra)
             obs, reward, *ends_now, info = env.step(action)
-            reward, *ends_now, info = turns.settle(float(reward), bool(ends_now[0]), bool(ends_now[1]), info)
+            reward, *ends_now, info = oversight.settle(float(reward), bool(ends_now[0]), bool(ends_now[1]), info)
             ends = ends_now[0], ends_now[1]
             self._pace.step()
             step, self.steps = step + 1, self.steps + 1
             self._append(STEP, step, obs, action, extra, (reward, ends, cost_of(info), info))
             encoded = self._encoder.encode(obs)
-        if turns.event == "stop":
+        if oversight.event == "stop":
             env.unwrapped.arm.stop()
             stop.note()
         self.courier.notify(flush=True)

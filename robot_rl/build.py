@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -106,8 +107,10 @@ def make_env(
     settings: Sequence[str] = (),
     render_mode: str | None = None,
     goal: bool = False,
+    beside: gymnasium.Env[Any, Any] | None = None,
 ) -> gymnasium.Env[Any, Any]:
-    """An ArmEnv: the task on a guarded arm. ``goal=True`` gives its GoalEnv view."""
+    """An ArmEnv: the task on a guarded arm. ``goal=True`` gives its GoalEnv view. ``beside``: another ArmEnv whose arm
+    and world this one shares, so that the two take turns; raises ValueError where their tasks want other worlds."""
     from robot_rl.env import ArmEnv, GoalView
 
     configs = make_configs(task, arm, world, settings)
@@ -116,12 +119,15 @@ def make_env(
         _check_cameras(world, seen)
     guarded_arm = importlib.import_module("controllers.guarded_arm")
     built = find("tasks", task).make(configs["task"])
-    made = make_arm(task, arm, world, configs, built)
+    if beside is not None:
+        require_same_world(beside.unwrapped.task, built)  # type: ignore[attr-defined]
+    shared = None if beside is None or world in REMOTE else beside.unwrapped.arm  # type: ignore[attr-defined]
+    made = make_arm(task, arm, world, configs, built) if shared is None else shared.unguarded
     env: gymnasium.Env[Any, Any]
     if world in REMOTE:
         env = ArmEnv(built, made, made.readings, made.reset, None, render_mode, made.narrate)
         return GoalView(env) if goal else env
-    guarded = guarded_arm.GuardedArm(made, bounds_of(built, configs), configs["guard"], configs["energy"])
+    guarded = shared or guarded_arm.GuardedArm(made, bounds_of(built, configs), configs["guard"], configs["energy"])
 
     def readings() -> dict[str, Any]:
         return made.readings() | guarded.readings()
@@ -132,7 +138,10 @@ def make_env(
         def look() -> dict[str, Any]:
             return {name: made.render(seen.size_px, seen.size_px, name, plain=True) for name in seen.cameras}
 
-        env = ArmEnv(built, guarded, readings, guarded.place, made.render, render_mode, seen=seen, look=look)
+        env = ArmEnv(
+            built, guarded, readings, guarded.place, made.render, render_mode, seen=seen, look=look,
+            go_home=partial(_go_home, guarded),
+        )  # fmt: skip
     else:
         env = _real_env(built, guarded, readings, render_mode, bool(getattr(configs["arm"], "twin", "")))
     return GoalView(env) if goal else env
@@ -174,11 +183,39 @@ def _real_env(
         guarded.grant_energy()
         return state
 
+    def home(start: Start) -> ArmState:
+        begun[:] = begun or [start]  # what nobody measures stays where it was
+        if guarded.fault:
+            await_person(guarded)
+        return _go_home(guarded, start)
+
     def seen() -> dict[str, Any]:
         found = readings()
         return found | moving.prop_readings(built.scene, prop_poses(found), begun[-1], guarded.read())
 
-    return ArmEnv(built, guarded, seen, reset, None, render_mode)
+    return ArmEnv(built, guarded, seen, reset, None, render_mode, go_home=home)
+
+
+def _go_home(guarded: Any, start: Start) -> ArmState:
+    """Let go of what is held, and move to ``start.tcp`` through the guard, with energy for an episode; props stay.
+
+    Raises TimeoutError where the arm does not arrive.
+    """
+    moving = importlib.import_module("controllers.moving")
+    moving.let_go(guarded, start.gripper)
+    state: ArmState = moving.move_to(guarded, start, MOVE_S, guarded.grant_energy)
+    guarded.grant_energy()
+    return state
+
+
+def require_same_world(first: Task, second: Task) -> None:
+    """Raises ValueError where two tasks cannot share an arm and what is around it."""
+    for name in ("scene", "bounds", "control_hz"):
+        if getattr(first, name) != getattr(second, name):
+            raise ValueError(
+                f"{type(first).__module__} and {type(second).__module__} cannot take turns on one arm: they differ in "
+                f"{name}; give tasks that share it, such as object_relocation and object_relocation_back"
+            )
 
 
 def await_person(guarded: Any) -> None:

@@ -118,6 +118,10 @@ class Train:
     """run folder, not there yet"""
     demos: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the run records its own)")] = None
     """demonstrations to learn from"""
+    reset_task: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """the task that undoes --task: both are learned in turns on the one arm, and nobody puts anything back"""
+    reset_demos: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: recorded, too)")] = None
+    """demonstrations of --reset-task"""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """go on with this run folder; only --steps may be given besides, and what is about actors"""
     apart: Annotated[bool, arg(name="async")] = False
@@ -138,11 +142,18 @@ class Train:
     def execute(self) -> int:
         from robot_rl.commands import train
         from robot_rl.fleet_commands import is_apart, train_apart
+        from robot_rl.run import is_pair
 
         about_actors = (self.actors, self.cluster, self.listen, self.keys)
         apart = self.apart or any(given is not None for given in about_actors)
         if apart or (self.resume is not None and is_apart(self.resume)):
+            if self.reset_task is not None:
+                raise ValueError("--reset-task trains in one process: leave out what is about actors")
             return train_apart(self)
+        if self.reset_task is not None or (self.resume is not None and is_pair(self.resume)):
+            from robot_rl import pair_commands
+
+            return pair_commands.train(self)
         return train(self)
 
 

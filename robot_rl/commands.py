@@ -68,8 +68,10 @@ def refuse_besides_resume(command: cli.Train | cli_fleet.Learner, fine: Sequence
             )
 
 
-def choose(command: cli.Train | cli_fleet.Learner, rig_file: Path | None) -> Run:
-    """What is to be trained."""
+def choose(
+    command: cli.Train | cli_fleet.Learner, rig_file: Path | None, task: str | None = None, demos: Path | None = None
+) -> Run:
+    """What is to be trained; ``task``: instead of the command's, with demonstrations of its own."""
     from robot_rl import rig
     from robot_rl.run import GYM, TrainConfig
     from robot_rl.run import choose as choose_run
@@ -79,10 +81,13 @@ def choose(command: cli.Train | cli_fleet.Learner, rig_file: Path | None) -> Run
     train = TrainConfig(seed=command.seed)
     if command.steps is not None:
         train = dataclasses.replace(train, steps=command.steps)
-    task, arm, world = (command.gym, "", GYM) if command.gym else (command.task or "", command.arm, command.world)
-    demos = str(command.demos) if command.demos else None
+    demos = command.demos if task is None else demos
+    task, arm, world = (
+        (command.gym, "", GYM) if command.gym else (task or command.task or "", command.arm, command.world)
+    )
     settings = rig.words(rig_file, arm, world, sum(command.set, ()))
-    return choose_run(task, arm, world, command.agent, train, settings, demos, rig.load(rig_file).teleop)
+    given = str(demos) if demos else None
+    return choose_run(task, arm, world, command.agent, train, settings, given, rig.load(rig_file).teleop)
 
 
 def record_demonstrations(command: cli.Record) -> int:
@@ -152,13 +157,16 @@ def describe_demonstrations(path: Path) -> int:
 def evaluate(command: cli.Eval) -> int:
     """``robot-rl eval``."""
     from robot_rl import evaluate as evaluation
+    from robot_rl import pair_commands
     from robot_rl.energy import describe
     from robot_rl.log import Progress, percent
     from robot_rl.rig import words
-    from robot_rl.run import load, load_agent
+    from robot_rl.run import is_pair, load, load_agent
 
     if command.episodes < 1:
         raise ValueError(f"--episodes {command.episodes}: give at least 1")
+    if is_pair(command.dir):
+        return pair_commands.evaluate(command)
     chosen = load(command.dir)
     settings = words(command.rig, chosen.arm, command.world or chosen.world, sum(command.set, ()))
     run, env, encoder, agent = load_agent(command.dir, command.checkpoint, settings=settings, world=command.world)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from robot_rl.episode import episode_seed, rollout
-from robot_rl.intervention import Overseer, Turns
+from robot_rl.intervention import Overseer, Oversight
 from robot_rl.pace import Pace, control_period_s
 from robot_rl.run import Run, Spaces, configs
 from robot_rl.store import EpisodeReader, EpisodeWriter, StoreInfo
@@ -107,14 +107,14 @@ def record(
         if drawn in held:
             result = replace(result, skipped=result.skipped + 1)
             continue
-        turns = None if person is None else Turns(person, drawn)
+        oversight = None if person is None else Oversight(person, drawn)
         pace.restart()
-        played = rollout(env, make(np.random.default_rng([drawn, 1])), drawn, stop, lambda info: pace.step(), turns)
-        if turns is not None and turns.event == "stop":
+        played = rollout(env, make(np.random.default_rng([drawn, 1])), drawn, stop, lambda info: pace.step(), oversight)
+        if oversight is not None and oversight.event == "stop":
             cast(Any, env.unwrapped).arm.stop()
-        if played is None or (turns is not None and turns.event == "stop"):
+        if played is None or (oversight is not None and oversight.event == "stop"):
             return replace(result, stopped=True)
-        if turns is not None and turns.event == "discard":
+        if oversight is not None and oversight.event == "discard":
             result = replace(result, discarded=result.discarded + 1)
             on_episode(result)
             continue

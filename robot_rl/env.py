@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from robot_rl import vision
-from robot_rl.types import Arm, ArmState, Demonstrator, Start, Task
+from robot_rl.types import Arm, ArmState, Demonstrator, Pose, Start, Task
 
 
 class GuardedArmLike(Arm, Protocol):
@@ -45,9 +45,11 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         narrate: Callable[[Mapping[str, float]], None] | None = None,
         seen: vision.Config | None = None,
         look: Callable[[], Mapping[str, np.ndarray]] = dict,
+        go_home: Callable[[Start], ArmState] | None = None,
     ) -> None:
         """``narrate`` is told of every reset (its seed) and step (action, reward and how it ended), for recorders.
-        ``look`` gives the images that ``seen`` names, by camera, as they are when it is called."""
+        ``look`` gives the images that ``seen`` names, by camera, as they are when it is called. ``go_home`` leaves the
+        props where they are and brings the arm to a start by itself, where the world can."""
         self.metadata = {"render_modes": ["rgb_array"] if render_frame else [], "render_fps": round(task.control_hz)}
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode = '{render_mode}': there is {self.metadata['render_modes']}")
@@ -57,7 +59,7 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.observation_space = vision.observation_space(task, self._vision)  # type: ignore[assignment]
         self.action_space = task.action_space
         self._readings, self._reset_world, self._render_frame = readings, reset_world, render_frame
-        self._narrate = narrate
+        self._narrate, self._go_home = narrate, go_home
         self._origin: ArmState | None = None
         self._state: ArmState | None = None
         self._obs: dict[str, np.ndarray] = {}
@@ -66,8 +68,18 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """``options``: ``{"start": Start}`` begins there instead of where the task draws; ``{"go_home": True}`` leaves
+        the world as it is, and the arm goes to where the task draws its start.
+
+        Raises ValueError where this world cannot do that.
+        """
         super().reset(seed=seed)
-        self._origin = self._state = self._reset_world(self.task.reset(self.np_random))
+        options = options or {}
+        drawn = self.task.reset(self.np_random)
+        begin = self._go_home if options.get("go_home") else self._reset_world
+        if begin is None:
+            raise ValueError("this world's arm does not go home by itself: use the world sim or hardware")
+        self._origin = self._state = begin(options.get("start", drawn))
         self._steps = 0
         self._obs = self.task.observe(self._state, self._readings(), self._origin)
         if self._narrate is not None:
@@ -120,6 +132,13 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         if self._state is None:
             raise RuntimeError("state before reset(): call reset() first")
         return self._state
+
+    def start_here(self) -> Start:
+        """The state that is now, as a start; at rest, and of a cable no more than how it is held."""
+        state, readings = self.arm.read(), self._readings()
+        poses = {prop.name: readings[f"prop/{prop.name}"] for prop in self.task.scene.props if prop.kind != "tool"}
+        props = {name: Pose(pose[:3].copy(), pose[3:].copy()) for name, pose in poses.items()}
+        return Start(Pose(state.tcp_pos_m, state.tcp_quat_xyzw), state.gripper, props)
 
     @property
     def private_obs(self) -> dict[str, np.ndarray]:

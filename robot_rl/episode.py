@@ -20,7 +20,7 @@ from robot_rl.spaces import flat_boxes, flat_values
 from robot_rl.types import INTERVENTION, POLICY
 
 if TYPE_CHECKING:
-    from robot_rl.intervention import Turns
+    from robot_rl.intervention import Oversight
 
 Purpose = Literal["train", "eval", "demo"]
 _PURPOSES = {"train": 0, "eval": 1, "demo": 2}
@@ -140,15 +140,17 @@ def rollout(
     seed: int,
     stop: Callable[[], bool] = lambda: False,
     on_info: Callable[[Mapping[str, Any]], None] = lambda info: None,
-    turns: Turns | None = None,
+    oversight: Oversight | None = None,
+    begun: Any = None,
 ) -> tuple[Episode, bool | None] | None:
-    """Play one episode with ``act(obs) -> action``; ``on_info`` is given the info of each step. With ``turns``,
-    somebody looks after it, may take over, and says how it ended.
+    """Play one episode with ``act(obs) -> action``; ``on_info`` is given the info of each step. With ``oversight``,
+    somebody looks after it, may take over, and says how it ended. ``begun``: the first observation, where the
+    environment has been reset already.
 
     Returns the episode and whether it succeeded (None: the environment does not tell), or None where ``stop`` said so
     before its end.
     """
-    obs, _ = env.reset(seed=seed)
+    obs = env.reset(seed=seed)[0] if begun is None else begun
     rows = [flatten(obs)]
     steps: list[tuple[np.ndarray, float, bool, bool, bool]] = []
     costs: list[float | None] = []
@@ -158,11 +160,13 @@ def rollout(
         if stop():
             return None
         action = np.asarray(act(obs), np.float32)
-        if turns is not None:
-            action, _ = turns.choose(obs, action, {})
+        if oversight is not None:
+            action, _ = oversight.choose(obs, action, {})
         obs, reward, terminated, truncated, info = env.step(action)
-        if turns is not None:
-            reward, terminated, truncated, info = turns.settle(float(reward), bool(terminated), bool(truncated), info)
+        if oversight is not None:
+            reward, terminated, truncated, info = oversight.settle(
+                float(reward), bool(terminated), bool(truncated), info
+            )
         on_info(info)
         success = success_of(info)
         rows.append(flatten(obs))

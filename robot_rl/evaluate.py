@@ -89,7 +89,6 @@ def measure(
 ) -> Evaluation:
     """``evaluate`` of anything that acts: ``make_act(seed of the episode)`` gives what maps observations to actions."""
     played: list[Episode] = []
-    cycles: list[int] = []
     energies: list[EpisodeEnergy] = []
     successes: int | None = None
     for index in range(episodes):
@@ -102,15 +101,20 @@ def measure(
         energies.append(energy)
         if success is not None:
             successes = (successes or 0) + success
-            cycles += [len(episode)] if success else []
         on_episode(len(played), None if successes is None else successes / len(played))
+    return judge(played, energies, successes, seed)
+
+
+def judge(played: list[Episode], energies: list[EpisodeEnergy], successes: int | None, seed: int) -> Evaluation:
+    """What episodes come to."""
     count = len(played)
     costs = [episode.cost for episode in played if episode.cost is not None]
+    cycles = [len(episode) for episode in played if episode.succeeded]
     return Evaluation(
         episodes=count,
         successes=successes,
-        success_rate=successes / count if successes is not None else None,
-        success_interval=wilson(successes, count) if successes is not None else None,
+        success_rate=successes / count if successes is not None and count else None,
+        success_interval=wilson(successes, count) if successes is not None and count else None,
         mean_return=float(np.mean([episode.total_reward for episode in played])) if count else None,
         mean_length=float(np.mean([len(episode) for episode in played])) if count else None,
         cycle_steps=float(np.mean(cycles)) if cycles else None,

@@ -120,6 +120,10 @@ class Person:
         self._in_base = importlib.import_module(f"{DEVICES}._device").in_base
         self._held, self._fault = False, ""
 
+    def beside(self, arm_env: Any) -> Person:
+        """The same person, at the same device, with another task of the arm."""
+        return Person(self._device, arm_env, self._say, self._view)
+
     def begin(self, seed: int) -> None:
         self._device.read()  # what was pressed before the episode is not about it
         self._held = False
@@ -148,9 +152,12 @@ def _to_terminal(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def make_overseer(config: Config, device: Any, env: Any, say: Callable[[str], None] = _to_terminal) -> Overseer:
-    """Who ``config`` names; ``device`` is the Config of a device. Raises ValueError where the environment has no use
-    for them, RuntimeError or OSError where the device is not there."""
+def make_overseer(
+    config: Config, device: Any, env: Any, say: Callable[[str], None] = _to_terminal, same: Overseer | None = None
+) -> Overseer:
+    """Who ``config`` names; ``device`` is the Config of a device. ``same``: a person who looks after another task of
+    the arm, with the same device. Raises ValueError where the environment has no use for them, RuntimeError or OSError
+    where the device is not there."""
     if config.by == NOBODY:
         return Nobody()
     if config.by == SCRIPTED:
@@ -162,6 +169,8 @@ def make_overseer(config: Config, device: Any, env: Any, say: Callable[[str], No
         raise ValueError(
             f"intervention.by = '{config.by}': {arm_env} is no arm that a person could steer; give scripted or nobody"
         )
+    if isinstance(same, Person):
+        return same.beside(arm_env)
     view = None
     if config.view_port:
         if arm_env.render_mode is None:
@@ -176,7 +185,7 @@ def make_overseer(config: Config, device: Any, env: Any, say: Callable[[str], No
         raise
 
 
-class Turns:
+class Oversight:
     """Whose turn it is, step by step, in one episode."""
 
     def __init__(self, overseer: Overseer, seed: int) -> None:

@@ -154,6 +154,8 @@ def learn(
     """
     if run.offline:
         raise ValueError(f"{run.agent} learns from demonstrations alone and has no use for actors: robot-rl train")
+    if run.train.bank_share > 0.0:
+        raise ValueError("train.bank_share: actors apart from the learner have no bank of starts; leave it at 0")
     check_new(folder)
     check_tracker(run.train.tracker)
     listening(serving.endpoint, serving.keys)  # what will be refused is, before anything is made

@@ -56,6 +56,11 @@ class TrainConfig:
     replay_capacity: int = number(200_000, 1, 10**9, "transitions")
     demo_episodes: int = number(20, 1, 10**6, "recorded where the agent wants demonstrations and none are given")
     lead_steps: int = number(64, 1, 10**9, "environment steps that twins may be ahead of the learner, where apart")
+    bank_share: float = number(0.0, 0.0, 0.95, "of episodes that begin along a demonstration while none succeeds; sim")
+    bank_until: float = number(0.9, 0.01, 1.0, "success rate of ordinary starts at which that share has fallen to 0")
+    bank_focus: float = number(3.0, 0.0, 100.0, "how much it prefers starts that fail; 0: all alike")
+    bank_groups: int = number(8, 1, 1000, "parts of the way whose success is told apart")
+    ask_after: int = number(20, 1, 10**6, "failed episodes of a role in a row after which a pair asks a person")
     window: int = number(20, 1, 10**6, "training episodes in the rolling success rate")
     tracker: str = choice("tensorboard", TRACKERS, "where the rows of metrics.csv go besides")
 
@@ -165,15 +170,15 @@ def make_spaces(run: Run) -> Spaces:
     return Spaces(*build.make_spaces(run.task, run.arm, run.world, run.settings))
 
 
-def make_env(run: Run, render_mode: str | None = None) -> gym.Env:
-    """The environment of ``run``."""
+def make_env(run: Run, render_mode: str | None = None, beside: gym.Env | None = None) -> gym.Env:
+    """The environment of ``run``; ``beside`` another whose arm and world it shares."""
     if run.world == GYM:
         from robot_rl.gym_envs import make_gym
 
         return make_gym(run.task, render_mode)
     from robot_rl import build
 
-    return build.make_env(run.task, run.arm, run.world, run.settings, render_mode)
+    return build.make_env(run.task, run.arm, run.world, run.settings, render_mode, beside=beside)
 
 
 def make_agent(run: Run, env: gym.Env | Spaces) -> tuple[Encoder, Agent]:
@@ -183,6 +188,11 @@ def make_agent(run: Run, env: gym.Env | Spaces) -> tuple[Encoder, Agent]:
     encoder = Encoder.from_space(env.observation_space)
     module = find("robot_rl.agents", run.agent)
     return encoder, module.make(run.agent_config, encoder.space, env.action_space, run.seed)
+
+
+def is_pair(folder: Path) -> bool:
+    """Whether ``folder`` holds two roles that take turns (pair.py), not a single run."""
+    return (folder / "pair.json").is_file()
 
 
 def check_new(folder: Path) -> None:
@@ -305,8 +315,10 @@ def load_agent(
     render_mode: str | None = None,
     settings: Sequence[str] = (),
     world: str | None = None,
+    beside: gym.Env | None = None,
 ) -> tuple[Run, gym.Env, Encoder, Agent]:
-    """Run, environment, encoder and trained agent of a run folder, from its newest checkpoint or the one given.
+    """Run, environment (``beside`` another, as in ``make_env``), encoder and trained agent of a run folder, from its
+    newest checkpoint or the one given.
 
     ``settings`` such as "energy.enforce=false", and another ``world``, change the environment from what the agent was
     trained in; of the run's own settings only the task's and the cameras hold in another world. Raises
@@ -324,7 +336,7 @@ def load_agent(
     run = replace(run, settings=(*run.settings, *settings))
     path = newest(folder) if checkpoint is None else checkpoint
     check_metadata(run, path)
-    env = make_env(run, render_mode)
+    env = make_env(run, render_mode, beside)
     encoder, agent = make_agent(run, env)
     return run, env, encoder, load_checkpoint(path / "agent.ckpt", agent)
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from robot_rl.interrupt import StopSignals
     from robot_rl.spaces import Encoder
-    from robot_rl.types import Agent, Transition
+    from robot_rl.start_bank import StartBank
+    from robot_rl.types import Agent, Start, Transition
 
 KEPT_CHECKPOINTS = 2
 
@@ -46,6 +47,7 @@ class Counters:
     recent: list[bool] = field(default_factory=list)  # successes of the last training episodes
     wall_s: float = 0.0
     train_s: float = 0.0  # of which acting, stepping and updating
+    bank_rates: list[float] = field(default_factory=list)  # of the start bank's groups
     rows: int = 0  # read of the store, where actors are apart from the learner
 
     def count_episode(self, success: bool | None, window: int) -> None:
@@ -68,6 +70,7 @@ class Session:
     rng: np.random.Generator
     counters: Counters = field(default_factory=Counters)
     overseer: Overseer = field(default_factory=Nobody)
+    bank: StartBank[Start] | None = None
 
     @property
     def steps(self) -> int:

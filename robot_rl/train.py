@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from robot_rl.demo import check_demonstrations
+from robot_rl.demo_starts import check_bank, make_bank
 from robot_rl.episode import EpisodeAccount, action_key, cost_of, episode_seed
 from robot_rl.files import FolderLock
 from robot_rl.interrupt import Interrupted, StopSignals
-from robot_rl.intervention import NOBODY, Turns, make_overseer
+from robot_rl.intervention import NOBODY, Overseer, Oversight, make_overseer
 from robot_rl.log import MetricsLog, Progress, Rate, percent
 from robot_rl.pace import Pace, control_period_s
 from robot_rl.run import Run, check_new, checkpoints, create, extend, load, make_agent, make_env, newest
@@ -54,6 +55,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     """
     check_new(folder)
     check_tracker(run.train.tracker)
+    check_bank(run)
     env = make_env(run, run.render_mode)  # before the folder is made, so that a wrong name leaves none behind
     try:
         encoder, agent = make_agent(run, env)
@@ -81,12 +83,12 @@ def resume(folder: Path, steps: int | None = None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def overseeing(session: Session) -> Iterator[Session]:
-    """With whoever looks after the policy; raises as ``make_overseer`` does."""
+def overseeing(session: Session, same: Overseer | None = None) -> Iterator[Session]:
+    """With whoever looks after the policy; raises as ``make_overseer`` does, which is given ``same``."""
     run = session.run
     if run.offline and run.intervention.by != NOBODY:
         raise ValueError(f"intervention.by = '{run.intervention.by}': {run.agent} learns without acting; give nobody")
-    session.overseer = make_overseer(run.intervention, run.teleop, session.env)
+    session.overseer = make_overseer(run.intervention, run.teleop, session.env, same=same)
     try:
         yield session
     finally:
@@ -113,6 +115,7 @@ def _train(session: Session, resume: bool) -> dict[str, Any]:
                     restore_replay(session, saved)
                 pretrain(session, progress, stop)
                 if not stop():
+                    session.bank = make_bank(session)
                     _loop(session, log, progress, stop, begun_s)
             if stop.signum is not None:
                 raise Interrupted(
@@ -132,7 +135,7 @@ def _loop(session: Session, log: MetricsLog, progress: Progress, stop: StopSigna
     saved = evaluated = session.steps
     while session.steps < config.steps and not stop():
         started_s = time.monotonic()
-        row = _study(session) if run.offline else _play(session, stop)
+        row = _study(session) if run.offline else _episode(session, stop)
         require_finite(row, session)
         counters.train_s += time.monotonic() - started_s
         env_rate, update_rate = rates[0].add(counters.env_steps), rates[1].add(counters.updates)
@@ -160,15 +163,30 @@ def _facts(session: Session, row: Mapping[str, Any], env_rate: float, update_rat
     return facts
 
 
-def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
-    """One episode. What was learned before a step acts in it; its own transition is learned from in the next.
+def _episode(session: Session, stop: StopSignals) -> dict[str, Any]:
+    """One episode from where the task draws its start, or from one of the bank's, which no success rate counts."""
+    seed = episode_seed(session.run.seed, "train", session.counters.episodes)
+    if (bank := session.bank) is None:
+        return play(session, session.env.reset(seed=seed)[0], seed, stop)
+    drawn = bank.draw(seed, session.success_rate)
+    obs, _ = session.env.reset(seed=seed, options=None if drawn is None else {"start": drawn.start})
+    row = play(session, obs, seed, stop, ordinary=drawn is None)
+    if drawn is None or row["discarded"]:
+        return row
+    bank.count(drawn.group, bool(row["success"]))
+    session.counters.bank_rates = list(bank.rates)
+    return row | {"success": None, "bank_success": row["success"], "bank_group": drawn.group}
+
+
+def play(session: Session, obs: Any, seed: int, stop: StopSignals, ordinary: bool = True) -> dict[str, Any]:
+    """One episode, of ``seed``, from ``obs`` on. What was learned before a step acts in it; its own transition is
+    learned from in the next.
 
     JAX computes the update while the environment steps and the next batch is drawn.
     """
     run, counters, encoder = session.run, session.counters, session.encoder
-    seed = episode_seed(run.seed, "train", counters.episodes)
-    obs, _ = session.env.reset(seed=seed)
-    turns, pace = Turns(session.overseer, seed), Pace(control_period_s(session.env), session.overseer.paced)
+    oversight = Oversight(session.overseer, seed)
+    pace = Pace(control_period_s(session.env), session.overseer.paced)
     first_segment = counters.segments
     pace.restart()
     encoded, carry = encoder.encode(obs), session.agent.start()
@@ -190,16 +208,16 @@ def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
             session.agent, step_metrics = session.agent.update(batch)
             metrics.append(step_metrics)
             counters.updates += len(batch.reward)
-        action, extra = turns.choose(obs, action, extra)
+        action, extra = oversight.choose(obs, action, extra)
         obs, *came = session.env.step(action)
         pace.step()
-        reward, terminated, truncated, info = turns.settle(float(came[0]), bool(came[1]), bool(came[2]), came[3])
+        reward, terminated, truncated, info = oversight.settle(float(came[0]), bool(came[1]), bool(came[2]), came[3])
         following = encoder.encode(obs)
         cost = require_cost(cost_of(info), session.agent.stored)
-        counters.segments = first_segment + turns.segment
+        counters.segments = first_segment + oversight.segment
         session.replay.add(
             encoded, action, reward, terminated, truncated, following, counters.segments, extra | {"cost": cost},
-            turns.source,
+            oversight.source,
         )  # fmt: skip
         account.add(reward, cost, info)
         encoded = following
@@ -207,10 +225,10 @@ def _play(session: Session, stop: StopSignals) -> dict[str, Any]:
     if account.discarded:
         session.replay.discard(range(first_segment, counters.segments + 1))
     counters.segments += 1
-    if turns.event == "stop":
+    if oversight.event == "stop":
         session.env.unwrapped.arm.stop()
         stop.note()
-    counters.count_episode(account.success, run.train.window)
+    counters.count_episode(account.success if ordinary else None, run.train.window)
     return session.row() | account.row() | mean_of(metrics)
 
 

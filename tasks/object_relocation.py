@@ -84,6 +84,7 @@ class ObjectRelocation:
                 "cube_near": common.box(*[0.03] * 3, 0.2),
                 "goal": common.box(*[0.3] * 3),
                 "height": spaces.Box(0.0, 0.2, (1,), np.float32),
+                "height_near": spaces.Box(0.0, 0.02, (1,), np.float32),
             }
         )
 
@@ -112,7 +113,8 @@ class ObjectRelocation:
                 "cube": seen,
                 "cube_near": seen - [0.0, 0.0, GRASP_M, 0.0],  # all zeros where it is grasped; z of the tcp points down
                 "goal": quat_rotate(inverse, rest - state.tcp_pos_m),
-                "height": np.array([cube[2]]),
+                "height": np.array([cube[2] - CUBE_HALF_M]),
+                "height_near": np.array([cube[2] - CUBE_HALF_M]),
                 "sim/achieved": np.append(cube[:3], state.gripper),
                 "sim/desired": np.append(rest, 0.0),
             }
@@ -186,9 +188,8 @@ class _Relocation:
     """Over the cube, down, grasp, up, over a place in the other bin, down, let go."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._place_m = common.draw(
-            rng, (0.03, 0.025)
-        )  # from the middle of the bin: a person aims nowhere in particular
+        self._place_m = common.draw(rng, (0.03, 0.025))  # from the middle of the bin: people aim roughly
+        self._drop_m = rng.uniform(0.003, 0.012)  # and let go a little above its floor
         self._gripper = 0.0
 
     def __call__(self, obs: Obs) -> np.ndarray:
@@ -198,13 +199,13 @@ class _Relocation:
         cube[2] -= GRASP_M
         closing, self._gripper = gripper > self._gripper + 0.02, gripper
         held = gripper > 0.3 and not closing and np.linalg.norm(cube[:3]) < 0.02
-        there = np.linalg.norm(goal[:2]) < 0.015
+        there = np.linalg.norm(goal[:2]) < 0.015 and np.linalg.norm(cube[:2]) < 0.03
         move = np.array([*cube[:3], 0.0, 0.0, cube[3]])
+        above_m = float(obs["height"][0])
+        if there and above_m < self._drop_m:
+            return np.append(np.zeros(6), -1.0)
         if held:
-            above_m = float(obs["height"][0]) - CUBE_HALF_M
             carry = np.array([*goal[:2], above_m, 0.0, 0.0, 0.0])
-            if there and above_m < RESTING_M:
-                return np.append(np.zeros(6), -1.0)
             if not there:
                 carry[2] = above_m - 0.04  # well above the walls
                 if above_m < 0.02:  # up before sideways

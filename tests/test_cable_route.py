@@ -13,6 +13,7 @@ from sim._models import PANDA
 from sim._twin import Twin
 from tasks import _common as common
 from tasks import cable_route
+from tests.served import serve
 
 TASK = cable_route.make(cable_route.Config())
 G_MPS2 = 9.81
@@ -112,6 +113,21 @@ def test_an_arm_that_nobody_shows_the_cable_refuses_by_name():
     start, state = TASK.reset(np.random.default_rng(0)), make_env("cable_route").unwrapped.arm.read()
     with pytest.raises(ValueError, match=r"nobody measures 'cable'.*topic props"):
         prop_readings(TASK.scene, {}, start, state)
+
+
+def test_it_is_held_and_seen_behind_a_makers_protocol():
+    """A served twin places it, bends it under a maker's controller and shows every link at its door."""
+    with serve("fci", "fr3", task="cable_route", lockstep=True) as served:
+        env = make_env("cable_route", "fr3", "hardware", (f"arm.address={served.host}", "arm.twin=lockstep"))
+        try:
+            obs, _ = env.reset(seed=0)
+            expert = env.unwrapped.demonstrator(np.random.default_rng(0))
+            terminated = truncated = False
+            while not (terminated or truncated):
+                obs, _, terminated, truncated, info = env.step(expert(obs))
+            assert info["success"] and info["fault"] == ""
+        finally:
+            env.close()
 
 
 def test_clip_start_and_grasp_are_drawn_within_their_spreads():

@@ -19,7 +19,7 @@ from robot_rl.demo import record
 from robot_rl.find import find, names
 from robot_rl.geometry import quat_normalize, quat_rotate
 from robot_rl.interrupt import Interrupted
-from robot_rl.intervention import Person, Turns, Wish, make_overseer
+from robot_rl.intervention import Oversight, Person, Wish, make_overseer
 from robot_rl.log import read_metrics
 from robot_rl.replay import ReplayBuffer
 from robot_rl.run import TrainConfig, choose
@@ -38,7 +38,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *more: str, agent: str = "rlpd", *
     return choose("tiny_env:Tiny-v0", "", "gym", agent, config, words)
 
 
-# ------------------------------------------------------------------------------------------------------------- turns
+# --------------------------------------------------------------------------------------------------------- oversight
 
 
 class Played:
@@ -58,11 +58,11 @@ class Played:
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 def test_every_change_of_who_acts_begins_a_segment(takes_over):
     wishes = [Wish(np.full(1, 0.5, np.float32) if taken else None) for taken in takes_over]
-    turns, segments = Turns(Played(wishes), 0), []
+    oversight, segments = Oversight(Played(wishes), 0), []
     for taken in takes_over:
-        action, extra = turns.choose({}, np.full(1, -0.5, np.float32), {"proposed": -0.5, "noise": 1.0})
+        action, extra = oversight.choose({}, np.full(1, -0.5, np.float32), {"proposed": -0.5, "noise": 1.0})
         assert action == (0.5 if taken else -0.5) == extra["proposed"] and extra["noise"] == 1.0
-        reward, *ends, info = turns.settle(0.25, False, True, {"cost": 0.0})
+        reward, *ends, info = oversight.settle(0.25, False, True, {"cost": 0.0})
         assert (reward, ends, info["cost"]) == (0.25, [False, True], 0.0)
         assert info["source"] == (INTERVENTION if taken else POLICY)
         segments.append(info["segment"])
@@ -86,11 +86,11 @@ def test_every_change_of_who_acts_begins_a_segment(takes_over):
 def test_a_persons_judgement_ends_the_episode(event, before, after):
     """Success and failure are true ends; after discard and stop something would have followed, so values go on."""
     reward, terminated, truncated, success = before
-    turns = Turns(Played([Wish(None, event)]), 0)
-    turns.choose({}, np.zeros(1), {})
-    *came, info = turns.settle(reward, terminated, truncated, {"success": success})
+    oversight = Oversight(Played([Wish(None, event)]), 0)
+    oversight.choose({}, np.zeros(1), {})
+    *came, info = oversight.settle(reward, terminated, truncated, {"success": success})
     assert (*came, info["success"]) == pytest.approx(after)
-    assert turns.event == event and bool(info.get("discarded")) == (event == "discard")
+    assert oversight.event == event and bool(info.get("discarded")) == (event == "discard")
 
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -150,7 +150,7 @@ def test_a_discarded_episode_is_never_drawn(tmp_path, monkeypatch):
             self.step += 1
             return Wish(None, "discard" if self.episodes % 2 and self.step == 2 else "")
 
-    monkeypatch.setattr(train, "make_overseer", lambda *_: Picky())
+    monkeypatch.setattr(train, "make_overseer", lambda *_, **__: Picky())
     train.train(scripted(monkeypatch), tmp_path / "run")
     rows = read_metrics(tmp_path / "run/metrics.csv")
     discarded = [row for row in rows if row["discarded"] == "1"]
@@ -176,7 +176,7 @@ def test_a_person_who_stops_ends_the_run_with_all_saved(tmp_path, monkeypatch):
         def stop(self) -> None:
             stopped.append(True)
 
-    monkeypatch.setattr(train, "make_overseer", lambda *_: Alarmed())
+    monkeypatch.setattr(train, "make_overseer", lambda *_, **__: Alarmed())
     chosen = scripted(monkeypatch)
     import tiny_env
 
@@ -239,9 +239,9 @@ def test_an_arm_goes_where_the_person_pushes(reach, frame):
     reach.reset(seed=3)
     begun = reach.unwrapped.state
     person = Person(FakeDevice(Reading(push, active=True, frame=frame)), reach.unwrapped, pytest.fail)
-    turns = Turns(person, 0)
+    oversight = Oversight(person, 0)
     for _ in range(8):
-        action, extra = turns.choose({}, np.zeros(6, np.float32), {})
+        action, extra = oversight.choose({}, np.zeros(6, np.float32), {})
         assert reach.action_space.contains(action) and extra["proposed"] is action
         reach.step(action)
     gone = reach.unwrapped.state.tcp_pos_m - begun.tcp_pos_m

@@ -31,6 +31,7 @@ def play(env, seed: int, steps: int):
         ("reach", [], 25),
         ("peg_insert", [], 25),
         ("pick_place", [], 40),
+        ("cable_route", [], 15),
         ("maze", ["energy.budget_j=0.6"], 30),
     ],
 )
