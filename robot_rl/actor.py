@@ -37,7 +37,7 @@ from robot_rl.step_log import FIRST, STEP, Layout, StepLog, seal
 SEND_EVERY = 8  # rows
 LATE = 1.1  # periods that a control step may take
 PERIODS = 600  # of the last control steps that percentiles are taken of: a minute at 10 Hz
-OWN = ("arm", "lab")  # sections of settings that are the machine's beside the robot
+OWN = ("arm", "lab", "reward")  # sections of settings that are the machine's beside the robot
 _ANOTHER = "give the actor another --out"
 
 

@@ -21,6 +21,7 @@ DRIVERS = {"panda": "hardware.franka", "fr3": "hardware.franka", "ur5e": "hardwa
 REMOTE = frozenset({"ros"})
 """Worlds whose arms are guarded where they are: guard and energy are settings of the node there."""
 MOVE_S = 30.0  # longest way of a real arm to an episode's start
+REWARD = {"reward": "robot_rl.reward.judge"}
 SAFETY = {"guard": "controllers.guard", "energy": "controllers.filters.ledger", "lab": "robot_rl.lab"}
 """Section of settings -> module of its Config."""
 
@@ -65,7 +66,7 @@ def make_configs(
     Raises LookupError for an unknown name and ValueError for a setting that cannot be taken.
     """
     plugins = {"task": find("tasks", task), "arm": find_arm(world, arm)}
-    sections = ({} if world in REMOTE else SAFETY) | dict(more or {})
+    sections = ({} if world in REMOTE else SAFETY) | REWARD | dict(more or {})
     plugins |= {section: importlib.import_module(module) for section, module in sections.items()}
     own_hz = getattr(plugins["arm"], "CONTROL_HZ", None)  # an arm that is slower than the default
     if own_hz is not None and "guard" in plugins:
@@ -79,6 +80,13 @@ def make_configs(
             raise ValueError(f"{section}: {error}") from None
     if not changes.get("lab"):  # a lab that says nothing is nobody's choice, and need not be written down
         configs.pop("lab", None)
+    if not configs["reward"].classifier:
+        configs.pop("reward")
+    elif getattr(configs["task"], "reward_kind", "sparse") != "sparse":
+        raise ValueError(
+            f"task.reward_kind = '{configs['task'].reward_kind}': a classifier's reward is 1 at success and 0 "
+            "elsewhere; leave out one of task.reward_kind and reward.classifier"
+        )
     return configs
 
 
@@ -106,10 +114,11 @@ def make_env(
     configs = make_configs(task, arm, world, settings)
     guarded_arm = importlib.import_module("controllers.guarded_arm")
     built = find("tasks", task).make(configs["task"])
+    judge = make_judge(configs, built, {"task": task, "arm": arm, "world": world})  # first: nothing has started yet
     made = make_arm(task, arm, world, configs, built)
     env: gymnasium.Env[Any, Any]
     if world in REMOTE:
-        env = ArmEnv(built, made, made.readings, made.reset, None, render_mode, made.narrate)
+        env = ArmEnv(built, made, made.readings, made.reset, None, render_mode, made.narrate, judge, knows_truth=False)
         return GoalView(env) if goal else env
     guarded = guarded_arm.GuardedArm(made, bounds_of(built, configs), configs["guard"], configs["energy"])
 
@@ -118,14 +127,19 @@ def make_env(
 
     if world == "sim":
         made.ticks(1.0 / built.control_hz)  # a rate the twin cannot keep is refused before anything is written
-        env = ArmEnv(built, guarded, readings, guarded.place, made.render, render_mode)
+        env = ArmEnv(built, guarded, readings, guarded.place, made.render, render_mode, judge=judge)
     else:
-        env = _real_env(built, guarded, readings, render_mode, bool(getattr(configs["arm"], "twin", "")))
+        env = _real_env(built, guarded, readings, render_mode, bool(getattr(configs["arm"], "twin", "")), judge)
     return GoalView(env) if goal else env
 
 
 def _real_env(
-    built: Task, guarded: Any, readings: Callable[[], dict[str, Any]], render_mode: str | None, twin: bool
+    built: Task,
+    guarded: Any,
+    readings: Callable[[], dict[str, Any]],
+    render_mode: str | None,
+    twin: bool,
+    judge: Any,
 ) -> gymnasium.Env[Any, Any]:
     """An ArmEnv around an arm that moves to each start by itself. A fault waits there for a person, but for that of a
     served ``twin``, whose new episode is a new world."""
@@ -150,7 +164,17 @@ def _real_env(
         found = readings()
         return found | moving.prop_readings(built.scene, prop_poses(found), begun[-1], guarded.read())
 
-    return ArmEnv(built, guarded, seen, reset, None, render_mode)
+    return ArmEnv(built, guarded, seen, reset, None, render_mode, judge=judge, knows_truth=False)
+
+
+def make_judge(configs: Mapping[str, Any], built: Task, about: Mapping[str, str]) -> Any:
+    """What says success instead of the task; None where the settings name no classifier. Raises as ``Judge`` does."""
+    if "reward" not in configs:
+        return None
+    from robot_rl.episode import fields_of
+    from robot_rl.reward.judge import Judge
+
+    return Judge(configs["reward"], fields_of(built.observation_space), about)
 
 
 def await_person(guarded: Any) -> None:

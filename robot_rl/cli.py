@@ -25,6 +25,7 @@ from tyro.conf import (
 from robot_rl.cli_fleet import Actor, Learner, Sweep
 from robot_rl.cli_keys import Keys
 from robot_rl.cli_lerobot import Export, Import
+from robot_rl.cli_reward import Reward
 from robot_rl.cli_rig import Arm, Calibrate
 from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
 from robot_rl.cli_runs import Runs
@@ -289,6 +290,7 @@ Command = (
     | Annotated[Actor, subcommand("actor")]
     | Annotated[Sweep, subcommand("sweep")]
     | Annotated[Eval, subcommand("eval")]
+    | Annotated[Reward, subcommand("reward")]
     | Annotated[Runs, subcommand("runs")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Video, subcommand("video")]

@@ -24,6 +24,15 @@ class GuardedArmLike(Arm, Protocol):
     def energy_state(self) -> str: ...
 
 
+class JudgeLike(Protocol):
+    """What ArmEnv needs of ``robot_rl.reward.judge.Judge``."""
+
+    def reset(self, seed: int | None = None) -> None: ...
+    def __call__(self, obs: Mapping[str, np.ndarray], truth: bool | None = None) -> bool: ...
+    def info(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+
 class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """A Gymnasium environment over a guarded arm, in whichever world it lives.
 
@@ -31,6 +40,9 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     (control ticks of the episode in which each clip of the guard acted), ``energy`` (dict: the ledger over this step),
     ``cost`` (in [0, 1]: how short of free energy the step ran) and ``energy_depleted`` (bool). An episode terminates on
     success and on nothing else; running out of steps and a guard fault, an empty ledger among them, truncate.
+
+    With a ``judge`` success is what it says, and the reward 1 there and 0 elsewhere. ``info`` then has ``true_success``
+    besides, in a world that knows it, the judge's ``success_probability`` and its ``classifier_version``.
     """
 
     def __init__(
@@ -42,8 +54,11 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         render_frame: Callable[[], np.ndarray] | None = None,
         render_mode: str | None = None,
         narrate: Callable[[Mapping[str, float]], None] | None = None,
+        judge: JudgeLike | None = None,
+        knows_truth: bool = True,
     ) -> None:
-        """``narrate`` is told of every reset (its seed) and step (action, reward and how it ended), for recorders."""
+        """``narrate`` is told of every reset (its seed) and step (action, reward and how it ended), for recorders.
+        ``knows_truth``: whether the task's own success is to be trusted in this world, beside that of a ``judge``."""
         self.metadata = {"render_modes": ["rgb_array"] if render_frame else [], "render_fps": round(task.control_hz)}
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode = '{render_mode}': there is {self.metadata['render_modes']}")
@@ -53,6 +68,7 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.action_space = task.action_space
         self._readings, self._reset_world, self._render_frame = readings, reset_world, render_frame
         self._narrate = narrate
+        self._judge, self._knows_truth = judge, knows_truth
         self._origin: ArmState | None = None
         self._state: ArmState | None = None
         self._obs: dict[str, np.ndarray] = {}
@@ -67,7 +83,9 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._obs = self.task.observe(self._state, self._readings(), self._origin)
         if self._narrate is not None:
             self._narrate({"seed": -1 if seed is None else seed})
-        return public(self._obs, self.observation_space), {"success": self.task.success(self._obs)}
+        if self._judge is not None:
+            self._judge.reset(seed)
+        return public(self._obs, self.observation_space), self._judged()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         if self._origin is None or self._state is None:
@@ -79,11 +97,12 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         fault = self.arm.fault
         previous, seen = self._obs, self.task.observe(self._state, self._readings(), self._origin)
         self._obs = keep_finite(seen, previous)
-        terms = self.task.reward(previous, action, self._obs)
-        success = self.task.success(self._obs)
+        judged = self._judged()
+        success = judged["success"]
+        terms = self.task.reward(previous, action, self._obs) if self._judge is None else {"success": float(success)}
         truncated = not success and (self._steps >= self.task.max_steps or fault != "")
         energy = self.arm.energy
-        info = {"success": success, "reward_terms": terms, "fault": fault, "clips": self.arm.clips}
+        info = judged | {"reward_terms": terms, "fault": fault, "clips": self.arm.clips}
         info |= {"energy": energy, "cost": energy["cost"], "energy_depleted": self.arm.energy_state == "float"}
         reward = float(sum(terms.values()))
         if self._narrate is not None:
@@ -99,6 +118,8 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return self._render_frame()
 
     def close(self) -> None:
+        if self._judge is not None:
+            self._judge.close()
         self.arm.close()
 
     def demonstrator(self, rng: np.random.Generator) -> Demonstrator:
@@ -109,6 +130,14 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def private_obs(self) -> dict[str, np.ndarray]:
         """The newest observation with its ``sim/`` keys, which no agent is given."""
         return self._obs
+
+    def _judged(self) -> dict[str, Any]:
+        """What is said of the success of the newest observation; asked once of each."""
+        if self._judge is None:
+            return {"success": self.task.success(self._obs)}
+        truth = self.task.success(self._obs) if self._knows_truth else None
+        told = {"success": self._judge(self._obs, truth)} | self._judge.info()
+        return told if truth is None else told | {"true_success": truth}
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
         """The action as float64 in [-1, 1]; raises ValueError, before anything moves, where it cannot be one."""

@@ -59,6 +59,8 @@ class EpisodeAccount:
     length: int = 0
     faults: int = 0
     success: bool | None = None
+    true_success: bool | None = None  # where a classifier says success, and the world knows
+    classifier_version: int | None = None
     costs: list[float | None] = field(default_factory=list)
     energy: EpisodeEnergy = field(default_factory=EpisodeEnergy)
 
@@ -67,6 +69,8 @@ class EpisodeAccount:
         self.total, self.length = self.total + reward, self.length + 1
         self.costs.append(cost)
         self.success, self.faults = success_of(info), self.faults + bool(info.get("fault"))
+        if "classifier_version" in info:
+            self.true_success, self.classifier_version = info.get("true_success"), info["classifier_version"]
         self.energy.add(info)
 
     def row(self) -> dict[str, Any]:
@@ -75,6 +79,10 @@ class EpisodeAccount:
         row |= self.energy.row()
         if None not in self.costs:
             row["cost"] = float(np.mean(np.asarray(self.costs, np.float64)))
+        if self.classifier_version is not None:
+            row["classifier_version"] = self.classifier_version
+        if self.true_success is not None:
+            row["true_success"] = int(self.true_success)
         return row | {"success": None if self.success is None else int(self.success)}
 
 
@@ -103,6 +111,11 @@ def success_of(info: Mapping[str, Any]) -> bool | None:
     return None
 
 
+def truth_of(info: Mapping[str, Any]) -> bool | None:
+    """Whether a step really was a success, by ``info``: what the world knows, where it does, else what was judged."""
+    return bool(info["true_success"]) if "true_success" in info else success_of(info)
+
+
 def cost_of(info: Mapping[str, Any]) -> float | None:
     """What a step cost by its ``info["cost"]``; None where the environment does not tell.
 
@@ -128,8 +141,8 @@ def rollout(
 ) -> tuple[Episode, bool | None] | None:
     """Play one episode with ``act(obs) -> action``; ``on_info`` is given the info of each step.
 
-    Returns the episode and whether it succeeded (None: the environment does not tell), or None where ``stop`` said so
-    before its end.
+    Returns the episode and whether it truly succeeded (None: the environment does not tell), or None where ``stop``
+    said so before its end.
     """
     obs, _ = env.reset(seed=seed)
     rows = [flatten(obs)]
@@ -143,7 +156,7 @@ def rollout(
         action = np.asarray(act(obs), np.float32)
         obs, reward, terminated, truncated, info = env.step(action)
         on_info(info)
-        success = success_of(info)
+        success = truth_of(info)
         rows.append(flatten(obs))
         steps.append((action, float(reward), bool(terminated), bool(truncated), bool(success)))
         costs.append(cost_of(info))
