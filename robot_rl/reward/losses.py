@@ -7,10 +7,11 @@ learned reward has to be smooth for off-policy learning to work, whatever else i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def cross_entropy(logit: jax.Array, target: jax.Array) -> jax.Array:
@@ -23,51 +24,57 @@ def smooth(target: jax.Array, amount: float) -> jax.Array:
     return target * (1.0 - amount) + 0.5 * amount
 
 
-def interpolate(inputs: Any, other: Any, share: jax.Array) -> Any:
-    """share x + (1 - share) x' of each row of two pytrees (B, ...); ``share`` (B,)."""
+class Blend(NamedTuple):
+    """Which other row of a batch each is blended with, and the share that is its own. Drawn by numpy: JAX's generator
+    of a beta distribution takes longer to compile than many a training takes."""
 
-    def blend(x: jax.Array, y: jax.Array) -> jax.Array:
-        weight = share.reshape(-1, *([1] * (x.ndim - 1)))
-        return weight * x + (1.0 - weight) * y
-
-    return jax.tree.map(blend, inputs, other)
+    other: jax.Array  # (B,) int
+    share: jax.Array  # (B,)
 
 
-def mixup(key: jax.Array, inputs: Any, target: jax.Array, alpha: float) -> tuple[Any, jax.Array]:
-    """Rows blended with others of the batch, targets alike; share ~ Beta(alpha, alpha) (arXiv 1710.09412)."""
-    order_key, share_key = jax.random.split(key)
-    order = jax.random.permutation(order_key, len(target))
-    share = jax.random.beta(share_key, alpha, alpha, (len(target),))
-    return interpolate((inputs, target), jax.tree.map(lambda x: x[order], (inputs, target)), share)
+def draw_blend(rng: np.random.Generator, count: int, alpha: float = 1.0) -> Blend:
+    """A permutation, and shares from Beta(alpha, alpha); 1 is uniform."""
+    share = rng.beta(alpha, alpha, count).astype(np.float32)
+    return Blend(rng.permutation(count).astype(np.int32), share)  # type: ignore[arg-type]
 
 
-def gradient_penalty(score: Callable[[Any], jax.Array], inputs: Any, key: jax.Array) -> jax.Array:
+def blended(inputs: Any, blend: Blend) -> Any:
+    """share x + (1 - share) x' of each row x of a pytree (B, ...) and its other x'."""
+
+    def mix(x: jax.Array) -> jax.Array:
+        share = blend.share.reshape(-1, *([1] * (x.ndim - 1)))
+        return share * x + (1.0 - share) * x[blend.other]
+
+    return jax.tree.map(mix, inputs)
+
+
+def gradient_penalty(score: Callable[[Any], jax.Array], inputs: Any, blend: Blend) -> jax.Array:
     """The mean of max(0, |d score / d x| - 1)^2 at points x between the rows of ``inputs`` and others of the batch.
 
     One-sided: a function may be flatter than 1-Lipschitz (Lipschitz GAIL, section 4.2, after WGAN-GP, arXiv 1704.00028,
     where it was two-sided). ``score`` gives (B,) of inputs (B, ...), row by row.
     """
-    order_key, share_key = jax.random.split(key)
-    count = len(jax.tree.leaves(inputs)[0])
-    order = jax.random.permutation(order_key, count)
-    share = jax.random.uniform(share_key, (count,))
-    points = interpolate(inputs, jax.tree.map(lambda x: x[order], inputs), share)
+    points = blended(inputs, blend)
     slope = jax.grad(lambda x: jnp.sum(score(x)))(points)
-    square = sum(jnp.sum(jnp.square(part).reshape(count, -1), axis=-1) for part in jax.tree.leaves(slope))
+    square = sum(jnp.sum(jnp.square(part).reshape(len(part), -1), axis=-1) for part in jax.tree.leaves(slope))
     norm = jnp.sqrt(square + 1e-12)  # the root has no slope at 0
     return jnp.mean(jnp.square(jnp.maximum(norm - 1.0, 0.0)))
 
 
-def largest_singular_value(kernel: jax.Array, rounds: int = 8) -> jax.Array:
-    """Of a kernel (..., out) as a matrix, by power iteration from a fixed vector; from below, as that always is."""
+def largest_singular_value(kernel: jax.Array, rounds: int = 30) -> jax.Array:
+    """Of a kernel (..., out) as a matrix, by power iteration from a fixed vector; from below, as that always is.
+
+    Its gradient is that of u^T W v at the vectors that were found, which is exact where they are.
+    """
     matrix = kernel.reshape(-1, kernel.shape[-1])
-    vector = jnp.ones(matrix.shape[-1]) + 0.1 * jnp.cos(jnp.arange(matrix.shape[-1]))
-    for _ in range(rounds):
-        left = matrix @ vector
-        vector = matrix.T @ (left / (jnp.linalg.norm(left) + 1e-12))
-        vector = vector / (jnp.linalg.norm(vector) + 1e-12)
-    vector = jax.lax.stop_gradient(vector)
-    return jnp.linalg.norm(matrix @ vector)
+    still = jax.lax.stop_gradient(matrix)
+
+    def again(_: int, vector: jax.Array) -> jax.Array:
+        vector = still.T @ (still @ vector)
+        return vector / (jnp.linalg.norm(vector) + 1e-12)
+
+    start = jnp.ones(matrix.shape[-1]) + 0.1 * jnp.cos(jnp.arange(matrix.shape[-1]))
+    return jnp.linalg.norm(matrix @ jax.lax.fori_loop(0, rounds, again, start))
 
 
 def spectral_norm(params: Any) -> Any:

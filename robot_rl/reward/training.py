@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,14 @@ from robot_rl.reward.network import Network, Preprocessing, as_uint8, make_netwo
 
 Changes = dict[str, Any]
 """Of each camera: where to move it (B, 2), light (B, 1, 1, 1) and contrast (B, 1, 1, C)."""
+
+
+class Chance(NamedTuple):
+    """What an update leaves to chance; drawn by numpy, since compiling JAX's generators takes seconds."""
+
+    changes: Changes
+    mixup: losses.Blend
+    penalty: losses.Blend
 
 
 @dataclass(frozen=True)
@@ -180,7 +188,6 @@ def _fit_member(
 ) -> tuple[Any, list[tuple[int, float]]]:  # fmt: skip
     """The parameters with the least held-out loss, and (step, held-out loss) of each look."""
     rng = np.random.default_rng([config.seed, 17, member])
-    key = jax.random.key(int(rng.integers(2**31)))  # read by mixup and the penalty only
     params = start if start is not None else network.init(preprocessing, rng)
     optimiser = _optimiser(config)
     opt_state = optimiser.init(network.split(params)[0])
@@ -192,10 +199,8 @@ def _fit_member(
     for step in range(1, config.steps + 1):
         index = np.concatenate([rng.choice(positive, half), rng.choice(negative, config.batch_size - half)])
         batch = {name: values[index] for name, values in rows.items()}
-        changes = draw_changes(rng, preprocessing, config)
-        random = config.mixup > 0.0 or config.gradient_penalty > 0.0
-        now = jax.random.fold_in(key, step) if random else key
-        params, opt_state, loss = _step(params, opt_state, batch, changes, target, now, preprocessing, network, config)
+        chance = draw(rng, preprocessing, config)
+        params, opt_state, loss = _step(params, opt_state, batch, chance, target, preprocessing, network, config)
         if step % config.check_every and step != config.steps:
             continue
         seen = Classifier(preprocessing, network, _alone(spectral(params, config)), 1.0, 0.5, 1)
@@ -228,15 +233,15 @@ def _optimiser(config: TrainConfig) -> optax.GradientTransformation:
 
 @partial(jax.jit, static_argnames=("preprocessing", "network", "config"))
 def _step(
-    params: Any, opt_state: Any, batch: dict[str, jax.Array], changes: Changes, target: jax.Array, key: jax.Array,
+    params: Any, opt_state: Any, batch: dict[str, jax.Array], chance: Chance, target: jax.Array,
     preprocessing: Preprocessing, network: Network, config: TrainConfig,
 ) -> tuple[Any, Any, jax.Array]:  # fmt: skip
     """One update on ``batch`` (B, ...) with ``target`` (B,)."""
-    inputs = augment(preprocessing.inputs(batch), changes)
+    inputs = augment(preprocessing.inputs(batch), chance.changes)
     trained, left_alone = network.split(params)
 
     def loss_of(trained: Any) -> jax.Array:
-        return objective(network.join(trained, left_alone), inputs, target, key, network, config)
+        return objective(network.join(trained, left_alone), inputs, target, chance, network, config)
 
     loss, grads = jax.value_and_grad(loss_of)(trained)
     updates, opt_state = _optimiser(config).update(grads, opt_state, trained)
@@ -244,24 +249,29 @@ def _step(
 
 
 def objective(
-    params: Any, inputs: Any, target: jax.Array, key: jax.Array, network: Network, config: TrainConfig
+    params: Any, inputs: Any, target: jax.Array, chance: Chance, network: Network, config: TrainConfig
 ) -> jax.Array:
     """What is minimised, of augmented inputs (B, ...): cross entropy with smoothing and mixup, and the penalty."""
-    mix_key, penalty_key = jax.random.split(key)
     params = spectral(params, config)
     features = network.encode(params, inputs)
     penalty = jnp.zeros(())
     if config.gradient_penalty > 0.0:
-        penalty = losses.gradient_penalty(lambda x: network.judge(params, x), features, penalty_key)
+        penalty = losses.gradient_penalty(lambda x: network.judge(params, x), features, chance.penalty)
     if config.mixup > 0.0:
-        features, target = losses.mixup(mix_key, features, target, config.mixup)
+        features, target = losses.blended((features, target), chance.mixup)
     logit = network.judge(params, features)
     loss = jnp.mean(losses.cross_entropy(logit, losses.smooth(target, config.label_smoothing)))
     return loss + config.gradient_penalty * penalty
 
 
+def draw(rng: np.random.Generator, preprocessing: Preprocessing, config: TrainConfig) -> Chance:
+    """What one update leaves to chance."""
+    mixup = losses.draw_blend(rng, config.batch_size, config.mixup or 1.0)
+    return Chance(draw_changes(rng, preprocessing, config), mixup, losses.draw_blend(rng, config.batch_size))
+
+
 def draw_changes(rng: np.random.Generator, preprocessing: Preprocessing, config: TrainConfig) -> Changes:
-    """What ``augment`` does to each row and camera. Drawn by numpy: compiling JAX's generators takes seconds."""
+    """What ``augment`` does to each row and camera."""
     count, jitter, most = config.batch_size, config.jitter, config.shift_px
     return {
         image.name: (
