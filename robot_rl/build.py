@@ -80,12 +80,12 @@ def make_configs(
             raise ValueError(f"{section}: {error}") from None
     if not changes.get("lab"):  # a lab that says nothing is nobody's choice, and need not be written down
         configs.pop("lab", None)
-    if not configs["reward"].classifier:
+    if not (configs["reward"].classifier or configs["reward"].vice):
         configs.pop("reward")
     elif getattr(configs["task"], "reward_kind", "sparse") != "sparse":
         raise ValueError(
-            f"task.reward_kind = '{configs['task'].reward_kind}': a classifier's reward is 1 at success and 0 "
-            "elsewhere; leave out one of task.reward_kind and reward.classifier"
+            f"task.reward_kind = '{configs['task'].reward_kind}': the reward is learned; "
+            "leave out one of task.reward_kind and reward.classifier"
         )
     return configs
 
@@ -172,9 +172,9 @@ def make_judge(configs: Mapping[str, Any], built: Task, about: Mapping[str, str]
     if "reward" not in configs:
         return None
     from robot_rl.episode import fields_of
-    from robot_rl.reward.judge import Judge
+    from robot_rl.reward.judge import Judge, Nobody
 
-    return Judge(configs["reward"], fields_of(built.observation_space), about)
+    return Nobody() if configs["reward"].vice else Judge(configs["reward"], fields_of(built.observation_space), about)
 
 
 def await_person(guarded: Any) -> None:

@@ -69,8 +69,8 @@ class EpisodeAccount:
         self.total, self.length = self.total + reward, self.length + 1
         self.costs.append(cost)
         self.success, self.faults = success_of(info), self.faults + bool(info.get("fault"))
-        if "classifier_version" in info:
-            self.true_success, self.classifier_version = info.get("true_success"), info["classifier_version"]
+        self.true_success = info.get("true_success")
+        self.classifier_version = info.get("classifier_version")
         self.energy.add(info)
 
     def row(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from robot_rl.evaluate import Evaluation, evaluate
 from robot_rl.files import disk_errors, sync_folder, write_json
 from robot_rl.log import MetricsLog, Progress, as_row, percent
 from robot_rl.replay import ReplayBuffer, sample_mixture
+from robot_rl.reward.relabel import make_relabel
 from robot_rl.run import Run, Spaces, check_metadata, checkpoints, configs, remove_folder
 from robot_rl.store import EpisodeReader, EpisodeWriter, StoreInfo, load_into
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
     from robot_rl.interrupt import StopSignals
+    from robot_rl.reward.relabel import Relabel
     from robot_rl.spaces import Encoder
     from robot_rl.types import Agent, Transition
 
@@ -65,6 +67,7 @@ class Session:
     demos: ReplayBuffer
     rng: np.random.Generator
     counters: Counters = field(default_factory=Counters)
+    relabel: Relabel | None = None  # what makes the rewards of a batch, where they are learned
 
     @property
     def steps(self) -> int:
@@ -80,7 +83,8 @@ class Session:
         """Where training is, as columns of metrics.csv."""
         counters = self.counters
         row = {"env_steps": counters.env_steps, "updates": counters.updates, "episodes": counters.episodes}
-        return row | {"success_rate": self.success_rate}
+        learned = self.relabel.row() if self.relabel is not None else {}
+        return row | {"success_rate": self.success_rate} | learned
 
 
 def make_session(run: Run, folder: Path, env: gym.Env | Spaces, encoder: Encoder, agent: Agent) -> Session:
@@ -88,7 +92,8 @@ def make_session(run: Run, folder: Path, env: gym.Env | Spaces, encoder: Encoder
     dim = int((env.action_space.shape or (0,))[0])
     replay = ReplayBuffer(run.train.replay_capacity, encoder.space, dim, agent.stored)
     demos = ReplayBuffer(1, encoder.space, dim, agent.stored)  # until it is known how many there are
-    return Session(run, folder, env, encoder, agent, replay, demos, np.random.default_rng([run.seed, 11]))
+    rng, relabel = np.random.default_rng([run.seed, 11]), make_relabel(run, encoder)
+    return Session(run, folder, env, encoder, agent, replay, demos, rng, relabel=relabel)
 
 
 def require_cost(cost: float | None, stored: Mapping[str, Any]) -> float | None:
@@ -107,7 +112,8 @@ def draw_batch(session: Session) -> Transition | None:
     if not session.run.offline and (counters.env_steps < config.learning_starts or not len(session.replay)):
         return None
     sources = [(session.replay, 1.0 - session.run.demo_share), (session.demos, session.run.demo_share)]
-    return sample_mixture(session.rng, sources, (config.utd_ratio, config.batch_size))
+    batch = sample_mixture(session.rng, sources, (config.utd_ratio, config.batch_size))
+    return batch if session.relabel is None else session.relabel(batch)
 
 
 def mean_of(metrics: list[dict[str, Any]]) -> dict[str, float]:
@@ -172,11 +178,14 @@ def save(session: Session, replay: bool = True) -> None:
             checkpoint.save(
                 temporary / "agent.ckpt", session.agent, metadata | {"rng": session.rng.bit_generator.state}
             )
+            if session.relabel is not None:
+                session.relabel.save(temporary)
             if replay:
                 session.replay.save(temporary / "replay.npz")
             sync_folder(temporary)
-            if final.exists():  # its only file, at once
-                os.replace(temporary / "agent.ckpt", final / "agent.ckpt")
+            if final.exists():  # file by file, the agent's last: without learned rewards it is the only one
+                for path in sorted(temporary.iterdir(), key=lambda path: path.name == "agent.ckpt"):
+                    os.replace(path, final / path.name)
                 shutil.rmtree(temporary)
             else:
                 os.rename(temporary, final)
@@ -202,6 +211,8 @@ def restore(session: Session, path: Path, replay: bool = True) -> None:
         ) from error
     metadata = check_metadata(session.run, path)
     session.agent = checkpoint.load(path / "agent.ckpt", session.agent)
+    if session.relabel is not None:
+        session.relabel.load(path)
     session.rng.bit_generator.state = metadata["rng"]
     session.counters = Counters(**metadata["counters"])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robot_rl.config import check, number
+from robot_rl.config import check, choice, number
 
 if TYPE_CHECKING:
     from robot_rl.reward.classifier import Classifier
@@ -30,12 +30,18 @@ class Config:
     hold_steps: int | None = number(None, 1, 1000, "frames in a row that reach it; none: the trained ones")
     follow: bool = True  # take over a newer version of the folder between two episodes
     review: str = ""  # label set that the frames which decided an episode are added to; empty: none
+    vice: str = ""  # label set of goals: instead of a classifier, one that is learned from them during the run
+    vice_inputs: tuple[str, ...] = ()  # observations that it judges by; none: every camera
+    vice_every: int = number(1, 1, 10_000, "batches to one update of it")
+    vice_reward: str = choice("probability", ("probability", "binary"), "of success; binary: 1 from 0.5 on")
 
     def __post_init__(self) -> None:
         check(self)
-        for name in ("classifier", "review"):  # a run goes on wherever it is resumed from
+        for name in ("classifier", "review", "vice"):  # a run goes on wherever it is resumed from
             if text := getattr(self, name):
                 object.__setattr__(self, name, str(Path(text).expanduser().resolve()))
+        if self.classifier and self.vice:
+            raise ValueError(f"vice = '{self.vice}': there is a classifier as well; give one of them")
         if not self.classifier:
             for name, default in (("threshold", None), ("hold_steps", None), ("review", "")):
                 if getattr(self, name) != default:
@@ -43,6 +49,23 @@ class Config:
                         f"{name} = {getattr(self, name)!r}: it is of a classifier, and there is none; give "
                         "reward.classifier=DIR as well"
                     )
+
+
+class Nobody:
+    """Says success of nothing: where the reward is learned during the run, episodes run to their limit."""
+
+    def reset(self, seed: int | None = None) -> None:
+        """There is nothing to forget."""
+
+    def __call__(self, obs: Mapping[str, np.ndarray], truth: bool | None = None) -> bool:
+        return False
+
+    def info(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def close(self) -> None:
+        """There is nothing to keep."""
 
 
 class Judge:

@@ -189,8 +189,7 @@ def _fit_member(
     """The parameters with the least held-out loss, and (step, held-out loss) of each look."""
     rng = np.random.default_rng([config.seed, 17, member])
     params = start if start is not None else network.init(preprocessing, rng)
-    optimiser = _optimiser(config)
-    opt_state = optimiser.init(network.split(params)[0])
+    opt_state = init_optimiser(network, params, config)
     rows = preprocessing.select(train.observation)
     positive, negative = np.flatnonzero(train.label == POSITIVE), np.flatnonzero(train.label != POSITIVE)
     half = config.batch_size // 2
@@ -200,7 +199,7 @@ def _fit_member(
         index = np.concatenate([rng.choice(positive, half), rng.choice(negative, config.batch_size - half)])
         batch = {name: values[index] for name, values in rows.items()}
         chance = draw(rng, preprocessing, config)
-        params, opt_state, loss = _step(params, opt_state, batch, chance, target, preprocessing, network, config)
+        params, opt_state, loss = update(params, opt_state, batch, chance, target, preprocessing, network, config)
         if step % config.check_every and step != config.steps:
             continue
         seen = Classifier(preprocessing, network, _alone(spectral(params, config)), 1.0, 0.5, 1)
@@ -225,6 +224,11 @@ def spectral(params: Any, config: TrainConfig) -> Any:
     return losses.spectral_norm(params) if config.spectral_norm else params
 
 
+def init_optimiser(network: Network, params: Any, config: TrainConfig) -> Any:
+    """The optimiser's state at the start."""
+    return _optimiser(config).init(network.split(params)[0])
+
+
 def _optimiser(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
@@ -232,7 +236,7 @@ def _optimiser(config: TrainConfig) -> optax.GradientTransformation:
 
 
 @partial(jax.jit, static_argnames=("preprocessing", "network", "config"))
-def _step(
+def update(
     params: Any, opt_state: Any, batch: dict[str, jax.Array], chance: Chance, target: jax.Array,
     preprocessing: Preprocessing, network: Network, config: TrainConfig,
 ) -> tuple[Any, Any, jax.Array]:  # fmt: skip
