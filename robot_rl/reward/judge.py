@@ -5,7 +5,7 @@ This module also has the ``Config`` of the section of settings ``reward``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,18 +71,28 @@ class Nobody:
 class Judge:
     """Says of each observation of an episode whether the episode has succeeded by now."""
 
-    def __init__(self, config: Config, fields: Fields, about: Mapping[str, str] | None = None) -> None:
-        """``fields``: what the environment observes. Raises FileNotFoundError, and ValueError where the classifier was
-        trained on other pictures than there are here."""
+    def __init__(
+        self,
+        config: Config,
+        fields: Fields,
+        about: Mapping[str, str] | None = None,
+        cameras: Collection[str] = (),
+        look: Callable[[str, int, int], np.ndarray] | None = None,
+    ) -> None:
+        """``fields``: what the environment observes. ``look(name, height, width)`` gives the picture of one of
+        ``cameras`` that the policy is not shown, as it is when called. Raises FileNotFoundError, and ValueError where
+        the classifier was trained on other pictures than there are here."""
         self.config = config
         self._folder = Path(config.classifier)
-        self._fields, self._about = fields, dict(about or {})
+        self._fields, self._about = dict(fields), dict(about or {})
+        self._cameras, self._look = cameras, look
+        self._apart: dict[str, tuple[int, int]] = {}  # cameras to look at besides
         self._classifier: Classifier = self._load()
         self._review: LabelSet | None = None
         if config.review:
             from robot_rl.reward.labels import LabelSet
 
-            kept = {name: fields[name] for name in sorted(fields) if not name.startswith("sim/")}
+            kept = {name: kind for name, kind in sorted(self._fields.items()) if not name.startswith("sim/")}
             self._review = LabelSet(Path(config.review), kept, self._about)
         self._episode, self._seed, self._held, self._step = -1, -1, 0, 0
         self._seen: list[_Frame] = []
@@ -113,6 +123,8 @@ class Judge:
     def __call__(self, obs: Mapping[str, np.ndarray], truth: bool | None = None) -> bool:
         """Whether this frame, after those before it, makes a success. ``truth``, where the world knows it, only labels
         what is kept for review."""
+        if self._look is not None and self._apart:
+            obs = {**obs, **{name: self._look(name, *size) for name, size in self._apart.items()}}
         self.probability = self._classifier.probability(obs)
         self._held = self._held + 1 if self.probability >= self.threshold else 0
         if self._review is not None:
@@ -157,6 +169,10 @@ class Judge:
         from robot_rl.reward.classifier import load
 
         found = load(self._folder)
+        for image in found.preprocessing.images:
+            if image.name not in self._fields and image.name in self._cameras:
+                self._apart[image.name] = image.shape[:2]
+                self._fields[image.name] = (image.shape, "uint8")
         if different := found.difference(self._fields):
             raise ValueError(
                 f"reward.classifier = {found.path} was trained on other observations ({different}): show it what it "
