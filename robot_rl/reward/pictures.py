@@ -12,7 +12,8 @@ from robot_rl.files import write_atomic
 from robot_rl.plot import COLORS, STYLE
 from robot_rl.reward import numbers
 
-COLUMNS, MOST = 6, 24  # of a sheet
+MOST = 24  # frames on a sheet
+FEW = 5  # frames in a bin whose share says little
 
 
 def draw_reliability(probability: np.ndarray, label: np.ndarray, threshold: float, out: Path) -> None:
@@ -30,7 +31,13 @@ def draw_reliability(probability: np.ndarray, label: np.ndarray, threshold: floa
             2, 1, figsize=(5.4, 5.6), sharex=True, height_ratios=(3, 1), layout="constrained"
         )
         above.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=(0, (4, 3)), label="calibrated")
-        above.plot(mean[filled], share[filled], "o-", color=COLORS[0], linewidth=1.8, markersize=5, label="classifier")
+        above.plot(mean[filled], share[filled], color=COLORS[0], linewidth=1.0, alpha=0.5)
+        for chosen, face, words in (
+            (count >= FEW, COLORS[0], "classifier"),
+            (filled & (count < FEW), "white", "few frames"),
+        ):
+            look = {"color": COLORS[0], "markerfacecolor": face, "markersize": 6, "linestyle": ""}
+            above.plot(mean[chosen], share[chosen], "o", label=words, **look)
         error = numbers.calibration_error(probability, label)
         above.set_title("Reliability")
         above.set_title(f"calibration error {error:.3f}, {len(label)} frames", loc="right", fontsize=9, color="#888888",
@@ -38,7 +45,7 @@ def draw_reliability(probability: np.ndarray, label: np.ndarray, threshold: floa
         above.set_ylabel("share that are a success")
         above.set_ylim(-0.03, 1.03)
         for axis in (above, below):
-            axis.axvline(threshold, color=COLORS[1], linewidth=1.2, label="threshold")
+            axis.axvline(threshold, color=COLORS[1], linewidth=1.2, label="threshold" if axis is above else None)
         above.legend(loc="upper left")
         positive = (
             numbers.reliability(probability[label > 0], np.ones(int(np.sum(label > 0)))).T[2] if label.any() else 0
@@ -64,9 +71,9 @@ def draw_sheet(images: Mapping[str, np.ndarray], captions: Sequence[str], title:
     from matplotlib import pyplot
 
     count = min(len(captions), MOST)
-    columns = min(COLUMNS, max(1, count))
-    rows = -(-count // columns)
     wide = max(1, len(images))
+    columns = min(max(2, 8 // wide), max(1, count))
+    rows = -(-count // columns)
     with pyplot.style.context(STYLE):
         figure, axes = pyplot.subplots(
             max(1, rows), columns, figsize=(1.6 * wide * columns + 0.3, 1.95 * max(1, rows) + 0.6), squeeze=False,
