@@ -52,9 +52,12 @@ def to_markers(scene: Scene, bounds: Bounds, shown: Shown, frame: str, stamp_ns:
         top = Geom("box", TABLE_HALF_M, (0.0, 0.0, scene.table_height_m - TABLE_HALF_M[2]), rgba=_GREY)
         groups["table"] = solid(top)
     for prop in scene.props:
-        pose = shown.props.get(prop.name, shown.tcp if prop.kind == "tool" else None)
-        if pose is not None:
-            groups[f"prop/{prop.name}"] = [marker for geom in prop.geoms for marker in solid(_placed(geom, pose))]
+        found = [shown.props.get(part, shown.tcp if prop.kind == "tool" else None) for part in prop.parts]
+        poses = [pose for pose in found if pose is not None]
+        if poses:
+            groups[f"prop/{prop.name}"] = [
+                marker for pose in poses for geom in prop.geoms for marker in solid(_placed(geom, pose))
+            ]
     groups["arm"] = [marker for geom in shown.arm for marker in solid(geom)]
     groups["workspace"] = [workspace(bounds)]
     if shown.tcp is not None:

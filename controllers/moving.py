@@ -61,17 +61,17 @@ def move_to(arm: GuardedLike, start: Start, within_s: float, renew: Callable[[],
 def prop_readings(
     scene: Scene, measured: Mapping[str, Array], start: Start | None, state: ArmState
 ) -> dict[str, np.ndarray]:
-    """``prop/<name>`` (7,) m, xyzw of every prop: as measured; else a tool is at the tcp, and a fixture where the
+    """``prop/<part>`` (7,) m, xyzw of every prop: as measured; else a tool is at the tcp, and a fixture where the
     episode wants it. Raises ValueError for one that moves and that nobody measures."""
     out: dict[str, np.ndarray] = {}
-    for prop in scene.props:
-        if prop.name in measured:
-            out[f"prop/{prop.name}"] = measured[prop.name]
+    for prop, part in ((each, part) for each in scene.props for part in each.parts):
+        if part in measured:
+            out[f"prop/{part}"] = measured[part]
         elif prop.kind == "tool":
-            out[f"prop/{prop.name}"] = np.concatenate([state.tcp_pos_m, state.tcp_quat_xyzw])
+            out[f"prop/{part}"] = np.concatenate([state.tcp_pos_m, state.tcp_quat_xyzw])
         elif prop.kind == "fixture" and start is not None:
-            pose = start.props[prop.name]
-            out[f"prop/{prop.name}"] = np.concatenate([pose.pos_m, pose.quat_xyzw])
+            pose = start.props[part]
+            out[f"prop/{part}"] = np.concatenate([pose.pos_m, pose.quat_xyzw])
         else:
-            raise ValueError(f"nobody measures '{prop.name}': publish its pose on the topic props (MultiDOFJointState)")
+            raise ValueError(f"nobody measures '{part}': publish its pose on the topic props (MultiDOFJointState)")
     return out

@@ -127,6 +127,13 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return self.task.demonstrator(rng)
 
     @property
+    def state(self) -> ArmState:
+        """What the arm measured last. Raises RuntimeError before the first ``reset``."""
+        if self._state is None:
+            raise RuntimeError("state before reset(): call reset() first")
+        return self._state
+
+    @property
     def private_obs(self) -> dict[str, np.ndarray]:
         """The newest observation with its ``sim/`` keys, which no agent is given."""
         return self._obs

@@ -151,14 +151,33 @@ class Geom:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """What a flexible prop is made of: equal links along x, one behind the other, between them joints that bend and
+    twist. ``links * link_m`` long, it bends as a rod of flexural rigidity EI = ``joint_nmprad * link_m`` (Nm^2)."""
+
+    links: int
+    link_m: float
+    joint_nmprad: float  # stiffness of each joint; the prop is straight where nothing bends it
+    joint_nmsprad: float = 0.002  # its damping
+
+
+@dataclass(frozen=True)
 class Prop:
     """An object of the scene. ``fixture``: placed at each reset, then fixed. ``free``: moves. ``tool``: welded to the
-    tcp (its frame is the tcp frame), as a peg in a closed gripper."""
+    tcp (its frame is the tcp frame), as a peg in a closed gripper. ``cable``: a chain whose first link is placed
+    somewhere near the tcp, which holds it there from then on; geoms are those of each link, in the link's frame."""
 
     name: str
-    kind: Literal["fixture", "free", "tool"]
+    kind: Literal["fixture", "free", "tool", "cable"]
     geoms: tuple[Geom, ...]
-    mass_kg: float = 0.1  # ignored for a fixture
+    mass_kg: float = 0.1  # ignored for a fixture; of a whole chain
+    chain: Chain | None = None  # of a cable
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of what has a pose: the prop, and of a chain its further links, ``<name>/1`` and so on."""
+        more = range(1, self.chain.links) if self.chain is not None else ()
+        return (self.name, *(f"{self.name}/{index}" for index in more))
 
 
 @dataclass(frozen=True)
@@ -199,11 +218,16 @@ class Task(Protocol):
 
     def reset(self, rng: np.random.Generator) -> Start: ...
     def observe(self, state: ArmState, readings: Mapping[str, np.ndarray], origin: ArmState) -> Obs:
-        """``readings``: what the sensors say, by name; ``prop/<name>`` is a pose (7,) m, xyzw in the base frame.
+        """``readings``: what the sensors say, by name; ``prop/<part>`` is a pose (7,) m, xyzw in the base frame.
         ``origin``: the state in which the episode began."""
         ...
 
     def command(self, action: np.ndarray, state: ArmState) -> ArmCommand: ...
+    def steer(self, twist: np.ndarray, gripper: float, state: ArmState) -> np.ndarray:
+        """The action of a person at a teleoperation device. ``twist`` (6,) in [-1, 1], base frame: share of the fastest
+        speed, linear then angular; ``gripper``: -1 open, +1 closed, 0 as it is."""
+        ...
+
     def reward(self, obs: Obs, action: np.ndarray, next_obs: Obs) -> dict[str, float]:
         """Named terms; their sum is the reward."""
         ...
@@ -218,6 +242,10 @@ Demonstrator = Callable[[Obs], np.ndarray]
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Learning
+
+
+POLICY, INTERVENTION, DEMONSTRATION = 0, 1, 2
+"""Who chose the action of a transition: the policy, a person (or a script) who took over, a demonstration."""
 
 
 class Transition(NamedTuple):

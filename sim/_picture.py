@@ -12,8 +12,8 @@ import numpy as np
 
 from robot_rl.find import nearest
 from robot_rl.geometry import matrix_to_quat
-from robot_rl.types import Geom, Scene
-from sim._scene import SHAPES, place_prop
+from robot_rl.types import Geom, Pose, Scene
+from sim._scene import SHAPES, bend_cable, hold_cable, place_prop
 
 CAMERAS = {"front": {"lookat": (0.32, 0.0, 0.3), "distance": 1.3, "azimuth": 145.0, "elevation": -18.0}}
 """Views by name: where the camera looks (m, base frame), from how far (m) and from which side (degrees)."""
@@ -44,21 +44,28 @@ class Picture:
         return math.radians(self._model.vis.global_.fovy)
 
     def move(self, q_rad: np.ndarray, gripper: float, props: Mapping[str, np.ndarray]) -> None:
-        """Take a configuration. ``props``: name -> (7,) m, xyzw, of every prop but tools, whose poses are not read.
+        """Take a configuration. ``props``: part -> (7,) m, xyzw, of every prop but tools, whose poses are not read.
 
         Raises ValueError for joints or props that the model does not have.
         """
         self.bend(q_rad, gripper)
         tools = {prop.name for prop in self._scene.props if prop.kind == "tool"}
-        movable = {prop.name for prop in self._scene.props} - tools
+        movable = {part for prop in self._scene.props if prop.name not in tools for part in prop.parts}
         if set(props) - tools != movable:
             raise ValueError(
                 f"props are {sorted(props)}, the scene has {sorted(movable | tools)}: is it the same task?"
             )
         if not all(np.isfinite(pose).all() for pose in props.values()):
             raise ValueError("a prop's pose is not finite")
-        for name in movable:
-            place_prop(self._model, self.data, name, props[name][:3], props[name][3:])
+        for prop in self._scene.props:
+            if prop.kind == "cable":
+                mujoco.mj_kinematics(self._model, self.data)
+                site, held = self.data.site("tcp"), props[prop.name]
+                tcp = Pose(site.xpos.copy(), matrix_to_quat(site.xmat))
+                hold_cable(self._model, self.data, prop, Pose(held[:3], held[3:]), tcp)
+                bend_cable(self.data, prop, [props[part][3:] for part in prop.parts])
+            elif prop.kind != "tool":
+                place_prop(self._model, self.data, prop.name, props[prop.name][:3], props[prop.name][3:])
 
     def bend(self, q_rad: np.ndarray, gripper: float) -> None:
         """``move`` of the arm alone."""
@@ -103,7 +110,7 @@ class Picture:
         """
         model, data = self._model, self.data
         mujoco.mj_kinematics(model, data)
-        props = {model.body(prop.name).id for prop in self._scene.props}
+        props = {model.body(part).id for prop in self._scene.props for part in prop.parts}
         geoms = []
         for index in range(model.ngeom):
             kind, body = int(model.geom_type[index]), int(model.geom_bodyid[index])

@@ -7,8 +7,8 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from robot_rl.geometry import quat_rotate
-from robot_rl.types import Geom, Prop, Scene
+from robot_rl.geometry import quat_conjugate, quat_multiply, quat_rotate
+from robot_rl.types import Geom, Pose, Prop, Scene
 
 SHAPES = {
     "box": mujoco.mjtGeom.mjGEOM_BOX,
@@ -20,6 +20,8 @@ FINGERS = ("finger1", "finger2")
 # Stiff contacts: 4 ms is four physics steps; the first penetration of 20 N stays well under 0.1 mm.
 SOLREF = (0.004, 1.0)
 SOLIMP = (0.95, 0.99, 0.0005, 0.5, 2.0)
+# Of a chain's joints, kg m^2: a link of a gram would ring faster than the clock ticks.
+CHAIN_ARMATURE = 5e-6
 
 
 def to_wxyz(quat_xyzw: np.ndarray | tuple[float, ...]) -> np.ndarray:
@@ -57,6 +59,26 @@ def place_prop(model: mujoco.MjModel, data: mujoco.MjData, name: str, pos_m: np.
     else:
         where = data.joint(name).qpos
         where[:3], where[3:] = pos_m, to_wxyz(quat_xyzw)
+
+
+def hold_cable(model: mujoco.MjModel, data: mujoco.MjData, cable: Prop, pose: Pose, tcp: Pose) -> None:
+    """Weld a cable's first link to the hand so that it is at ``pose`` while the tcp is at ``tcp``, the rest straight
+    behind it and at rest."""
+    site, root = model.site("tcp"), model.body(cable.name)
+    inverse = quat_conjugate(np.asarray(tcp.quat_xyzw))
+    in_tcp_m = quat_rotate(inverse, pose.pos_m - tcp.pos_m)
+    in_hand = from_wxyz(site.quat)
+    root.pos[:] = site.pos + quat_rotate(in_hand, in_tcp_m)
+    root.quat[:] = to_wxyz(quat_multiply(in_hand, quat_multiply(inverse, np.asarray(pose.quat_xyzw))))
+    for part in cable.parts[1:]:
+        data.joint(part).qpos[:] = (1.0, 0.0, 0.0, 0.0)
+        data.joint(part).qvel[:] = 0.0
+
+
+def bend_cable(data: mujoco.MjData, cable: Prop, quats_xyzw: list[np.ndarray]) -> None:
+    """Turn each link of a cable as given, in the base frame."""
+    for part, before, after in zip(cable.parts[1:], quats_xyzw, quats_xyzw[1:], strict=False):
+        data.joint(part).qpos[:] = to_wxyz(quat_multiply(quat_conjugate(before), after))
 
 
 def _lock_fingers(spec: mujoco.MjSpec, opening_m: float) -> None:
@@ -118,15 +140,33 @@ def _add_prop(spec: mujoco.MjSpec, prop: Prop) -> None:
         body.add_freejoint(name=prop.name)
     else:
         tcp = spec.site("tcp")
-        body = tcp.parent.add_body(name=prop.name, pos=tcp.pos, quat=tcp.quat, gravcomp=1.0)
-        for name in ("hand", *FINGERS):
-            spec.add_exclude(name=f"{prop.name}_{name}", bodyname1=name, bodyname2=prop.name)
-    volume = sum(_volume(geom) for geom in prop.geoms if geom.collide)
-    for index, geom in enumerate(prop.geoms):
-        _add_geom(body, f"{prop.name}_{index}", geom, prop.mass_kg / volume if geom.collide else 0.0)
+        compensated = 0.0 if prop.kind == "cable" else 1.0  # a hand bears a tool's weight; a cable sags under its own
+        body = tcp.parent.add_body(name=prop.name, pos=tcp.pos, quat=tcp.quat, gravcomp=compensated)
+    chain = prop.chain
+    links = 1 if chain is None else chain.links
+    volume = links * sum(_volume(geom) for geom in prop.geoms if geom.collide)
+    for part in prop.parts:
+        if chain is not None and part != prop.name:
+            body = body.add_body(name=part, pos=(chain.link_m, 0.0, 0.0))
+            body.add_joint(
+                name=part,
+                type=mujoco.mjtJoint.mjJNT_BALL,
+                stiffness=chain.joint_nmprad,
+                damping=chain.joint_nmsprad,
+                armature=CHAIN_ARMATURE,
+                limited=False,
+                range=(0.0, 0.0),  # an arm's defaults are of its own joints
+            )
+        if prop.kind in ("tool", "cable"):
+            for name in ("hand", *FINGERS):
+                spec.add_exclude(name=f"{part}_{name}", bodyname1=name, bodyname2=part)
+        for index, geom in enumerate(prop.geoms):
+            added = _add_geom(body, f"{part}_{index}", geom, prop.mass_kg / volume if geom.collide else 0.0)
+            if chain is not None:
+                added.contype = 0  # links do not meet one another
 
 
-def _add_geom(body: mujoco.MjsBody, name: str, geom: Geom, density: float) -> None:
+def _add_geom(body: mujoco.MjsBody, name: str, geom: Geom, density: float) -> mujoco.MjsGeom:
     size = np.zeros(3)
     size[: len(geom.size_m)] = geom.size_m
     added = body.add_geom(
@@ -144,6 +184,7 @@ def _add_geom(body: mujoco.MjsBody, name: str, geom: Geom, density: float) -> No
     )
     if not geom.collide:
         added.contype, added.conaffinity, added.group = 0, 0, 2
+    return added
 
 
 def _volume(geom: Geom) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -14,11 +15,11 @@ from controllers import guard as guarding
 from controllers import impedance
 from controllers.filters import ledger
 from robot_rl.geometry import matrix_to_quat, rotation_between
-from robot_rl.types import ArmCommand, ArmState, Geom, Pose, Scene, Start
+from robot_rl.types import ArmCommand, ArmState, Geom, Pose, Prop, Scene, Start
 from sim import _tick
 from sim._models import Model
 from sim._picture import Picture
-from sim._scene import build, from_wxyz, place_prop
+from sim._scene import build, from_wxyz, hold_cable, place_prop
 
 WRENCH_CUTOFF_HZ = 30.0  # low-pass of the estimated contact wrench, as vendors filter theirs
 
@@ -44,8 +45,10 @@ class Twin:
         self._model = make_model(visual=False)
         self._picture = Picture(partial(make_model, visual=True), scene, model.limits.dof, model.finger_open_m)
         self._data = mujoco.MjData(self._model)
-        self._scratch = mujoco.MjData(self._model)  # for kinematics that no physics sees
+        # For kinematics that no physics sees, of a model in which no cable has been moved: the last bits depend on it.
+        self._scratch = mujoco.MjData(copy.copy(self._model))
         self._scene = scene
+        self._movable = {prop.name: prop for prop in scene.props if prop.kind != "tool"}
         self._site = self._model.site("tcp").id
         self._dt_s = float(self._model.opt.timestep)
         self.control_hz = 1.0 / self._dt_s
@@ -166,43 +169,49 @@ class Twin:
     # ---------------------------------------------------------------------------------------------------------- world
 
     def place_props(self, props: Mapping[str, Pose]) -> None:
-        """Put fixtures and free props somewhere, at rest; the arm stays. Raises ValueError for an unknown one."""
-        movable = {prop.name: prop.kind for prop in self._scene.props if prop.kind != "tool"}
+        """Put any props but tools somewhere, at rest; the arm stays. Raises ValueError for an unknown one."""
         for name in props:
-            if name not in movable:
-                raise ValueError(f"props names '{name}': the scene places {', '.join(sorted(movable)) or 'none'}")
+            if name not in self._movable:
+                raise ValueError(f"props names '{name}': the scene places {', '.join(sorted(self._movable)) or 'none'}")
+        here = Pose(self._plant.site_pos.copy(), matrix_to_quat(self._plant.site_mat))
         for name, pose in props.items():
-            place_prop(self._model, self._data, name, pose.pos_m, pose.quat_xyzw)
-            if movable[name] == "free":
-                self._data.joint(name).qvel[:] = 0.0
+            self._put(self._movable[name], pose, here)
         mujoco.mj_step1(self._model, self._data)
+
+    def _put(self, prop: Prop, pose: Pose, tcp: Pose) -> None:
+        """Somewhere, at rest; a cable relative to where the tcp is."""
+        if prop.kind == "cable":
+            hold_cable(self._model, self._data, prop, pose, tcp)
+            return
+        place_prop(self._model, self._data, prop.name, pose.pos_m, pose.quat_xyzw)
+        if prop.kind == "free":
+            self._data.joint(prop.name).qvel[:] = 0.0
 
     def place(self, start: Start) -> ArmState:
         """Put the world into ``start``: arm, gripper and every prop, at rest. A twin's reset, which no real arm has.
 
         Raises ValueError for a tcp pose out of reach or a prop the scene does not have.
         """
-        movable = {prop.name for prop in self._scene.props if prop.kind != "tool"}
-        if set(start.props) != movable:
-            raise ValueError(f"Start.props names {sorted(start.props)}: the scene places {sorted(movable)}")
+        if set(start.props) != set(self._movable):
+            raise ValueError(f"Start.props names {sorted(start.props)}: the scene places {sorted(self._movable)}")
         q_rad = self.solve_pose(start.tcp)  # a pose out of reach leaves the world as it is
         mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[: self.limits.dof] = q_rad
         if self._scene.locked_gripper is None:
             self._data.qpos[self.limits.dof : self.limits.dof + 2] = (1.0 - start.gripper) * self._finger_open_m
         for name, pose in start.props.items():
-            place_prop(self._model, self._data, name, pose.pos_m, pose.quat_xyzw)
+            self._put(self._movable[name], pose, start.tcp)
         self._settle()
         self._begin()
         self._own.target_gripper[0] = self._own.gripper[0] = start.gripper
         return self.read()
 
     def readings(self) -> dict[str, np.ndarray]:
-        """The true pose (7,) m, xyzw of every prop, as ``prop/<name>``."""
+        """The true pose (7,) m, xyzw of every part of every prop, as ``prop/<part>``."""
         out = {}
-        for prop in self._scene.props:
-            body = self._data.body(prop.name)
-            out[f"prop/{prop.name}"] = np.concatenate([body.xpos, from_wxyz(body.xquat)])
+        for part in (part for prop in self._scene.props for part in prop.parts):
+            body = self._data.body(part)
+            out[f"prop/{part}"] = np.concatenate([body.xpos, from_wxyz(body.xquat)])
         return out
 
     def render(self, width: int = 640, height: int = 480, camera: str = "front") -> np.ndarray:
@@ -210,6 +219,7 @@ class Twin:
         shown = self._picture.data
         shown.qpos[:] = self._data.qpos
         shown.mocap_pos[:], shown.mocap_quat[:] = self._data.mocap_pos, self._data.mocap_quat
+        shown.model.body_pos[:], shown.model.body_quat[:] = self._model.body_pos, self._model.body_quat  # of cables
         return self._picture.draw(width, height, camera)
 
     def show(
@@ -223,8 +233,8 @@ class Twin:
         shadows: bool = True,
     ) -> np.ndarray:
         """``render`` of another configuration, which physics knows nothing of: joints (dof,), gripper 0 open .. 1
-        closed, and the pose (7,) m, xyzw of every prop by name; a tool's is not read. Without shadows it takes a third
-        of the time.
+        closed, and the pose (7,) m, xyzw of every part of every prop by name; a tool's is not read. Without shadows it
+        takes a third of the time.
 
         Raises ValueError for joints, props or a size that there are not, LookupError for such a camera.
         """
@@ -259,9 +269,9 @@ class Twin:
         pull = 1e-8  # towards where it began: decides the redundant joint, leaves the pose exact
         for _ in range(100):
             data.qpos[:dof] = q_rad
-            mujoco.mj_kinematics(self._model, data)
-            mujoco.mj_comPos(self._model, data)
-            mujoco.mj_jacSite(self._model, data, jac[:3], jac[3:], self._site)
+            mujoco.mj_kinematics(data.model, data)
+            mujoco.mj_comPos(data.model, data)
+            mujoco.mj_jacSite(data.model, data, jac[:3], jac[3:], self._site)
             turn = rotation_between(pose.quat_xyzw, matrix_to_quat(data.site_xmat[self._site]))
             gap = np.concatenate([pose.pos_m - data.site_xpos[self._site], turn])
             pulled = jac[:, :dof].T @ gap + pull * (near_rad - q_rad)

@@ -19,7 +19,7 @@ from robot_rl.reward.relabel import Corrected, named
 from robot_rl.reward.training import TrainConfig
 from robot_rl.spaces import Encoder
 from robot_rl.train import resume, train
-from robot_rl.types import Transition
+from robot_rl.types import DEMONSTRATION, POLICY, Transition
 from tests.reward_sets import linear_classifier
 
 SPACE = spaces.Dict({"point": spaces.Box(-2.0, 2.0, (1,)), "speed": spaces.Box(-1.0, 1.0, (2,))})
@@ -169,10 +169,9 @@ def test_a_success_that_a_newer_version_does_not_see_is_taken_back(tmp_path):
     correct = Corrected(Config(str(tmp_path / "c")), encoder)
     points = np.array([[1.0, -1.0, 1.5, 1.0]])  # of the next observations
     state = np.stack([[encoder.encode(observed(point, rng))["state"] for point in row] for row in points])
-    batch = Transition(
-        {"state": state}, np.zeros((1, 4, 1)), np.array([[1.0, 0.0, 1.0, 1.0]], np.float32),
-        np.array([[0.0, 1.0, 0.0, 0.0]], np.float32), {"state": state}, {"source": np.array([[0, 0, 0, 1]])},
-    )  # fmt: skip
+    source = {"source": np.array([[POLICY, POLICY, POLICY, DEMONSTRATION]])}
+    reward, discount = np.array([[[1.0, 0.0, 1.0, 1.0]], [[0.0, 1.0, 0.0, 0.0]]], np.float32)
+    batch = Transition({"state": state}, np.zeros((1, 4, 1)), reward, discount, {"state": state}, source)
     assert correct(batch) is batch  # all of it was judged by the only version there is
     classifiers.save(linear_classifier("point", [4.0], -5.0), tmp_path / "c")  # from 1.25 on
     after = correct(batch)

@@ -20,9 +20,7 @@ from robot_rl import losses, nets
 from robot_rl.agents import _constraint
 from robot_rl.config import check, choice, number
 from robot_rl.spaces import STATE, action_size, state_size
-from robot_rl.types import Transition
-
-DEMONSTRATIONS = 1  # of ``extra["source"]``; anything else is experience
+from robot_rl.types import POLICY, Transition
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,15 @@ class Config:
 
     batch_size: int = number(256, 1, 65536, "transitions per critic update")
     utd_ratio: int = number(1, 1, 1000, "critic updates per environment step, and per actor update")
-    demo_share: float = number(0.0, 0.0, 1.0, "share of each batch that comes from demonstrations")
+    pretrain_updates: int = number(0, 0, 10**9, "critic updates from demonstrations alone, before it acts")
+    demo_share: float = number(0.0, 0.0, 1.0, "share of each batch that was shown: demonstrations and interventions")
     start_steps: int = number(1000, 0, 10**9, "uniformly random environment steps first, where there are no demos")
     learning_starts: int = number(1000, 0, 10**9, "environment steps before the first update")
+
+    @property
+    def online(self) -> bool:
+        """Whether it acts; from demonstrations alone it learns without."""
+        return self.demo_share < 1.0
 
     def __post_init__(self) -> None:
         check(self)
@@ -98,12 +102,12 @@ class SAC:
     def update(self, batch: Transition) -> tuple[SAC, dict[str, jax.Array]]:
         """``batch`` leaves are (U, B, ...): U critic updates, one of the actor, one of the temperature.
 
-        ``batch.extra["source"]`` (U, B), where there is one, is DEMONSTRATIONS for rows to clone. Raises ValueError
+        ``batch.extra["source"]`` (U, B), where there is one, is other than POLICY for rows to clone. Raises ValueError
         where ``batch.extra`` lacks what is ``stored``.
         """
         source = (batch.extra or {}).get("source")
         batch = _constraint.take(batch, self.config, self.action_dim)
-        return _update(self, batch, None if source is None else source[-1] == DEMONSTRATIONS)
+        return _update(self, batch, None if source is None else source[-1] != POLICY)
 
     @property
     def stored(self) -> dict[str, tuple[int, ...]]:

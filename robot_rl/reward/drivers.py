@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robot_rl.find import find
-from robot_rl.geometry import quat_conjugate, quat_rotate
 from robot_rl.reward.collect import Act, Device
 
 if TYPE_CHECKING:
@@ -52,15 +51,8 @@ def driver(
 
 
 def by_hand(env: gym.Env, reading: Any) -> np.ndarray:
-    """A person's twist as an action of our tasks: along the axes of the tool, the gripper last where there is one."""
-    task_env: Any = env.unwrapped
+    """A person's twist as an action of the task."""
+    arm_env: Any = env.unwrapped
     in_base = importlib.import_module("hardware.teleop._device").in_base
-    quat_xyzw = task_env.arm.read().tcp_quat_xyzw
-    twist = in_base(reading, quat_xyzw)
-    back = quat_conjugate(quat_xyzw)
-    action = np.zeros(env.action_space.shape or (0,))
-    moves = np.concatenate([quat_rotate(back, twist[:3]), quat_rotate(back, twist[3:])])
-    action[: min(6, len(action))] = moves[: min(6, len(action))]
-    if len(action) > 6:
-        action[6] = reading.gripper
-    return np.clip(action, -1.0, 1.0)
+    twist = in_base(reading, arm_env.state.tcp_quat_xyzw)
+    return np.asarray(arm_env.task.steer(twist, reading.gripper, arm_env.state), np.float32)

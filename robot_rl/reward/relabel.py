@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from robot_rl.agents.sac import DEMONSTRATIONS
 from robot_rl.spaces import STATE, Encoder
-from robot_rl.types import Transition
+from robot_rl.types import DEMONSTRATION, Transition
 
 if TYPE_CHECKING:
     from robot_rl.reward.judge import Config
@@ -78,10 +77,10 @@ class Corrected:
             self._classifier = load(self._folder)
         if self._classifier.version == self._first:
             return batch
-        ended = np.asarray(batch.discount) == 0.0
+        ended = (np.asarray(batch.discount) == 0.0) & (np.asarray(batch.reward) > 0.0)
         source = (batch.extra or {}).get("source")
         if source is not None:
-            ended &= np.asarray(source) != DEMONSTRATIONS
+            ended &= np.asarray(source) != DEMONSTRATION
         if not ended.any():
             return batch
         seen = {name: np.asarray(rows)[ended] for name, rows in batch.next_obs.items()}

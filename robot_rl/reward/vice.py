@@ -19,12 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from robot_rl import checkpoint
-from robot_rl.agents.sac import DEMONSTRATIONS
 from robot_rl.reward.labels import POSITIVE, Fields, LabelSet
 from robot_rl.reward.network import Network, Preprocessing, make_network, prepare
 from robot_rl.reward.relabel import named, seen_by
 from robot_rl.reward.training import TrainConfig, draw, init_optimiser, spectral, update
-from robot_rl.types import Transition
+from robot_rl.types import DEMONSTRATION, Transition
 
 if TYPE_CHECKING:
     from robot_rl.reward.judge import Config
@@ -86,8 +85,10 @@ class Vice:
     def _learn(self, seen: dict[str, np.ndarray], source: np.ndarray | None) -> None:
         """One update: half goals, half frames of experience, which demonstrations are not."""
         fresh = np.ones(next(iter(seen.values())).shape[:2], bool)
-        if source is not None and (source != DEMONSTRATIONS).any():
-            fresh = np.asarray(source) != DEMONSTRATIONS
+        if source is not None:
+            fresh = np.asarray(source) != DEMONSTRATION
+        if not fresh.any():
+            return  # updates from demonstrations alone, which are no example of what is not a success
         half = self.config.batch_size // 2
         negatives = self.rng.choice(np.argwhere(fresh), self.config.batch_size - half)
         positives = self.rng.integers(len(next(iter(self.goals.values()))), size=half)
