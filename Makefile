@@ -13,7 +13,6 @@ BIN := $(VENV)/bin
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
 GL_PACKAGES := libegl1 libegl-mesa0 libosmesa6 libgl1 libgles2
 USB_PACKAGES := libusb-1.0-0
-export MUJOCO_GL ?= egl
 SIDE_BY_SIDE = $(BIN)/python -m pytest -m 'not alone' --numprocesses $(WORKERS) --max-worker-restart 0 \
 	--dist loadfile --no-loadscope-reorder
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 
+from robot_rl import gl, vision
 from robot_rl.config import override
 from robot_rl.find import find, nearest
 from robot_rl.lab import tighten
@@ -21,9 +22,10 @@ DRIVERS = {"panda": "hardware.franka", "fr3": "hardware.franka", "ur5e": "hardwa
 REMOTE = frozenset({"ros"})
 """Worlds whose arms are guarded where they are: guard and energy are settings of the node there."""
 MOVE_S = 30.0  # longest way of a real arm to an episode's start
-REWARD = {"reward": "robot_rl.reward.judge"}
 SAFETY = {"guard": "controllers.guard", "energy": "controllers.filters.ledger", "lab": "robot_rl.lab"}
 """Section of settings -> module of its Config."""
+ALWAYS = {"vision": "robot_rl.vision", "reward": "robot_rl.reward.judge"}
+"""Sections that every world has."""
 
 
 def split_settings(settings: Sequence[str], sections: Sequence[str]) -> dict[str, list[str]]:
@@ -66,7 +68,7 @@ def make_configs(
     Raises LookupError for an unknown name and ValueError for a setting that cannot be taken.
     """
     plugins = {"task": find("tasks", task), "arm": find_arm(world, arm)}
-    sections = ({} if world in REMOTE else SAFETY) | REWARD | dict(more or {})
+    sections = ALWAYS | ({} if world in REMOTE else SAFETY) | dict(more or {})
     plugins |= {section: importlib.import_module(module) for section, module in sections.items()}
     own_hz = getattr(plugins["arm"], "CONTROL_HZ", None)  # an arm that is slower than the default
     if own_hz is not None and "guard" in plugins:
@@ -78,8 +80,9 @@ def make_configs(
             configs[section] = override(module.Config(), changes[section])
         except ValueError as error:
             raise ValueError(f"{section}: {error}") from None
-    if not changes.get("lab"):  # a lab that says nothing is nobody's choice, and need not be written down
-        configs.pop("lab", None)
+    for section in ("lab", "vision"):  # one that says nothing is nobody's choice, and need not be written down
+        if not changes.get(section):
+            configs.pop(section, None)
     if not (configs["reward"].classifier or configs["reward"].vice):
         configs.pop("reward")
     elif getattr(configs["task"], "reward_kind", "sparse") != "sparse":
@@ -95,9 +98,12 @@ def bounds_of(built: Task, configs: Mapping[str, Any]) -> Bounds:
     return tighten(built.bounds, configs["lab"]) if "lab" in configs else built.bounds
 
 
-def make_task(task: str, arm: str, world: str, settings: Sequence[str] = ()) -> Task:
-    """The task alone, for what needs to know its spaces and has no arm."""
-    return find("tasks", task).make(make_configs(task, arm, world, settings)["task"])
+def make_spaces(task: str, arm: str, world: str, settings: Sequence[str] = ()) -> tuple[Any, Any]:
+    """Spaces of observations and actions, for what has no arm."""
+    configs = make_configs(task, arm, world, settings)
+    built = find("tasks", task).make(configs["task"])
+    seen = configs.get("vision", vision.Config())
+    return vision.observation_space(built, seen), built.action_space
 
 
 def make_env(
@@ -112,9 +118,12 @@ def make_env(
     from robot_rl.env import ArmEnv, GoalView
 
     configs = make_configs(task, arm, world, settings)
+    seen = configs.get("vision", vision.Config())
+    if seen.cameras:
+        _check_cameras(world, seen)
     guarded_arm = importlib.import_module("controllers.guarded_arm")
     built = find("tasks", task).make(configs["task"])
-    judge = make_judge(configs, built, {"task": task, "arm": arm, "world": world})  # first: nothing has started yet
+    judge = make_judge(configs, built, {"task": task, "arm": arm, "world": world}, lambda: made)  # nothing started yet
     made = make_arm(task, arm, world, configs, built)
     env: gymnasium.Env[Any, Any]
     if world in REMOTE:
@@ -127,10 +136,30 @@ def make_env(
 
     if world == "sim":
         made.ticks(1.0 / built.control_hz)  # a rate the twin cannot keep is refused before anything is written
-        env = ArmEnv(built, guarded, readings, guarded.place, made.render, render_mode, judge=judge)
+
+        def look() -> dict[str, Any]:
+            return {name: made.render(seen.size_px, seen.size_px, name, plain=True) for name in seen.cameras}
+
+        env = ArmEnv(
+            built, guarded, readings, guarded.place, made.render, render_mode, judge=judge, seen=seen, look=look
+        )
     else:
         env = _real_env(built, guarded, readings, render_mode, bool(getattr(configs["arm"], "twin", "")), judge)
     return GoalView(env) if goal else env
+
+
+def _check_cameras(world: str, seen: vision.Config) -> None:
+    """Raises ValueError in a world without them, LookupError for an unknown one, OSError where nothing can draw."""
+    if world != "sim":
+        raise ValueError(
+            f"vision.cameras = {','.join(seen.cameras)}: only a twin's cameras reach a policy; leave it empty in "
+            f"world '{world}'"
+        )
+    known = importlib.import_module("sim._picture").CAMERAS
+    for name in seen.cameras:
+        if name not in known:
+            raise LookupError(nearest("camera", name, known))
+    gl.backend()
 
 
 def _real_env(
@@ -167,14 +196,25 @@ def _real_env(
     return ArmEnv(built, guarded, seen, reset, None, render_mode, judge=judge, knows_truth=False)
 
 
-def make_judge(configs: Mapping[str, Any], built: Task, about: Mapping[str, str]) -> Any:
-    """What says success instead of the task; None where the settings name no classifier. Raises as ``Judge`` does."""
+def make_judge(configs: Mapping[str, Any], built: Task, about: Mapping[str, str], arm: Callable[[], Any]) -> Any:
+    """What says success instead of the task; None where the settings name no classifier. ``arm()``: the twin, once
+    there is one, at whose cameras the judge may look besides the policy's. Raises as ``Judge`` does."""
     if "reward" not in configs:
         return None
     from robot_rl.episode import fields_of
     from robot_rl.reward.judge import Judge, Nobody
 
-    return Nobody() if configs["reward"].vice else Judge(configs["reward"], fields_of(built.observation_space), about)
+    if configs["reward"].vice:
+        return Nobody()
+    fields = fields_of(vision.observation_space(built, configs.get("vision", vision.Config())))
+    if about["world"] != "sim":
+        return Judge(configs["reward"], fields, about)
+    cameras = {vision.PREFIX + name for name in importlib.import_module("sim._picture").CAMERAS}
+
+    def look(name: str, height: int, width: int) -> Any:
+        return arm().render(width, height, name.removeprefix(vision.PREFIX), plain=True)
+
+    return Judge(configs["reward"], fields, about, cameras, look)
 
 
 def await_person(guarded: Any) -> None:

@@ -245,13 +245,14 @@ def compare(command: cli.Compare) -> int:
 
 def video(command: cli.Video) -> int:
     """``robot-rl video``: prints the file."""
+    from robot_rl import gl
     from robot_rl.run import GYM, load, load_agent
-    from robot_rl.video import SUFFIXES, film, prepare_rendering
+    from robot_rl.video import SUFFIXES, film
 
     if command.episodes < 1:
         raise ValueError(f"--episodes {command.episodes}: give at least 1")
     out = _output(command.out, command.dir / "video.mp4", SUFFIXES)
-    prepare_rendering(needed=load(command.dir).world != GYM)
+    gl.prepare(needed=load(command.dir).world != GYM)
     from robot_rl.evaluate import policy
 
     world = load(command.dir).world

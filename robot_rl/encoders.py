@@ -15,6 +15,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -192,13 +193,13 @@ class ImageEncoder:
         settings, trunk = self.settings, TRUNKS[self.settings.encoder]
         _check(settings)
         keys = jax.random.split(key, len(self.cameras) + 1)
-        start = jax.jit(trunk.init)
+        start, begin = jax.jit(trunk.init), jax.jit(partial(self._readout.init, drop=False))
         images = {name: jnp.zeros((1, *(space[name].shape or ())), jnp.uint8) for name in self.cameras}
         shared = start(keys[-1], images[self.cameras[0]])["params"] if self._is_shared else None
         if settings.pretrained:
             from robot_rl import pretrained
 
-            assert isinstance(trunk, ResNet)
+            assert isinstance(trunk, ResNet) and shared is not None
             shared = pretrained.load(settings.pretrained, shared, trunk.grouped)
         trunks, readouts = {}, {}
         for name, own in zip(self.cameras, keys[:-1], strict=True):
@@ -207,7 +208,7 @@ class ImageEncoder:
                 trunks[name] = start(trunk_key, images[name])["params"]
             used = {"params": shared if self._is_shared else trunks[name]}
             maps: Any = jax.eval_shape(trunk.apply, used, images[name])
-            readouts[name] = self._readout.init(readout_key, jnp.zeros(maps.shape), False)["params"]
+            readouts[name] = begin(readout_key, jnp.zeros(maps.shape))["params"]
         if settings.frozen:
             return {"readout": readouts}, Frozen(shared, _checksum(shared))
         return {"trunk": shared if self._is_shared else trunks, "readout": readouts}, None

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 import gymnasium
 import numpy as np
 
+from robot_rl import vision
 from robot_rl.types import Arm, ArmState, Demonstrator, Start, Task
 
 
@@ -56,15 +57,19 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         narrate: Callable[[Mapping[str, float]], None] | None = None,
         judge: JudgeLike | None = None,
         knows_truth: bool = True,
+        seen: vision.Config | None = None,
+        look: Callable[[], Mapping[str, np.ndarray]] = dict,
     ) -> None:
         """``narrate`` is told of every reset (its seed) and step (action, reward and how it ended), for recorders.
-        ``knows_truth``: whether the task's own success is to be trusted in this world, beside that of a ``judge``."""
+        ``knows_truth``: whether the task's own success is to be trusted in this world, beside that of a ``judge``.
+        ``look`` gives the images that ``seen`` names, by camera, as they are when it is called."""
         self.metadata = {"render_modes": ["rgb_array"] if render_frame else [], "render_fps": round(task.control_hz)}
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode = '{render_mode}': there is {self.metadata['render_modes']}")
         self.render_mode = render_mode
         self.task, self.arm = task, arm
-        self.observation_space = task.observation_space
+        self._vision, self._look = seen or vision.Config(), look
+        self.observation_space = vision.observation_space(task, self._vision)  # type: ignore[assignment]
         self.action_space = task.action_space
         self._readings, self._reset_world, self._render_frame = readings, reset_world, render_frame
         self._narrate = narrate
@@ -85,7 +90,8 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             self._narrate({"seed": -1 if seed is None else seed})
         if self._judge is not None:
             self._judge.reset(seed)
-        return public(self._obs, self.observation_space), self._judged()
+        shown = self._public()
+        return shown, self._judged(shown)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         if self._origin is None or self._state is None:
@@ -97,7 +103,8 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         fault = self.arm.fault
         previous, seen = self._obs, self.task.observe(self._state, self._readings(), self._origin)
         self._obs = keep_finite(seen, previous)
-        judged = self._judged()
+        shown = self._public()
+        judged = self._judged(shown)
         success = judged["success"]
         terms = self.task.reward(previous, action, self._obs) if self._judge is None else {"success": float(success)}
         truncated = not success and (self._steps >= self.task.max_steps or fault != "")
@@ -110,7 +117,7 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             told |= {"success": float(success), "cost": energy["cost"]}
             told |= {f"action_{i}": value for i, value in enumerate(action.tolist())}
             self._narrate(told)
-        return public(self._obs, self.observation_space), reward, success, truncated, info
+        return shown, reward, success, truncated, info
 
     def render(self) -> Any:
         if self._render_frame is None or self.render_mode is None:
@@ -123,8 +130,12 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.arm.close()
 
     def demonstrator(self, rng: np.random.Generator) -> Demonstrator:
-        """A fresh scripted expert for one episode; it sees what a policy sees and acts through ``step``."""
-        return self.task.demonstrator(rng)
+        """A fresh scripted expert for one episode. It acts through ``step``, and sees what a policy sees that is given
+        the objects, as a person does who looks at them."""
+        expert = self.task.demonstrator(rng)
+        if not self._vision.cameras:
+            return expert
+        return lambda obs: expert(public(self._obs, self.task.observation_space))
 
     @property
     def state(self) -> ArmState:
@@ -138,13 +149,18 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """The newest observation with its ``sim/`` keys, which no agent is given."""
         return self._obs
 
-    def _judged(self) -> dict[str, Any]:
-        """What is said of the success of the newest observation; asked once of each."""
+    def _judged(self, shown: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What is said of the success of the newest observation, ``shown`` as a policy sees it; asked once of each."""
         if self._judge is None:
             return {"success": self.task.success(self._obs)}
         truth = self.task.success(self._obs) if self._knows_truth else None
-        told = {"success": self._judge(self._obs, truth)} | self._judge.info()
+        told = {"success": self._judge(self._obs | dict(shown), truth)} | self._judge.info()
         return told if truth is None else told | {"true_success": truth}
+
+    def _public(self) -> dict[str, np.ndarray]:
+        if not self._vision.cameras:
+            return public(self._obs, self.observation_space)
+        return public(vision.observe(self.task, self._vision, self._obs, self._look()), self.observation_space)
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
         """The action as float64 in [-1, 1]; raises ValueError, before anything moves, where it cannot be one."""
@@ -185,6 +201,8 @@ class GoalView(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, dict[str, np
         super().__init__(env)
         self._arm_env = cast(Any, env.unwrapped)
         task = self._arm_env.task
+        if any(box.dtype == np.uint8 for box in env.observation_space.spaces.values()):  # type: ignore[attr-defined]
+            raise ValueError("a GoalEnv of images is not offered: leave vision.cameras empty")
         if not hasattr(task, "goal"):
             raise ValueError(f"{type(task).__module__} has no goal: give a task with goal() and reached()")
         spaces = task.observation_space.spaces

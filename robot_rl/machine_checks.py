@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robot_rl import gl
 from robot_rl.finding import Finding, ask
 
 NEEDS_PYTHON = (3, 11)
@@ -129,7 +130,10 @@ renderer.close()
 
 def pictures() -> Finding:
     """Draws one, in a child process: a driver that crashes takes nobody along."""
-    backend = os.environ.get("MUJOCO_GL") or "egl"
+    try:
+        backend = os.environ.get(gl.VARIABLE) or gl.backend()
+    except OSError as error:
+        return Finding("pictures", "warn", f"{error}; training from states works without", _GL_PACKAGES)
     drawn = ask(["-c", _PICTURE], _PICTURE_LIMIT_S, {**os.environ, "MUJOCO_GL": backend})
     lines = drawn.out.split("\n")
     if lines[0] != "imported":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from robot_rl import build
+from robot_rl import build, gl
 from robot_rl.find import find
 
 NODE_SECTIONS = {"node": "controllers.arm_node", "watchdog": "controllers.watchdog"}
@@ -91,9 +91,7 @@ def camera(
     Raises OSError that names the packages where no GL library is, ImportError without ROS 2 or OpenCV, LookupError for
     an unknown task, arm or camera, ValueError for a setting, a size or a rate that cannot be taken.
     """
-    from robot_rl.video import prepare_rendering
-
-    prepare_rendering()
+    gl.prepare()
     importlib.import_module("controllers.ros").require_ros()
     camera_node = importlib.import_module("controllers.camera_node")
     messages = importlib.import_module("controllers.messages")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 GYM = "gym"  # the world of an environment that is not ours
 OWN = ("agent", "train", "intervention", "teleop")  # sections of settings that are the run's
-WORLD = ("task", "arm", "guard", "energy", "lab", "reward")  # and those that build.py takes
+WORLD = ("task", "arm", "guard", "energy", "lab", "vision", "reward")  # and those that build.py takes
 _RESTORE = "restore it from a copy, or train again into another folder"
 _PACKAGES = ("robot-rl", "numpy", "jax", "flax", "optax", "mujoco", "gymnasium", "zarr")
 
@@ -157,8 +157,7 @@ def make_spaces(run: Run) -> Spaces:
     """Of a task of ours, without its arm."""
     from robot_rl import build
 
-    task = build.make_task(run.task, run.arm, run.world, run.settings)
-    return Spaces(task.observation_space, task.action_space)
+    return Spaces(*build.make_spaces(run.task, run.arm, run.world, run.settings))
 
 
 def make_env(run: Run, render_mode: str | None = None) -> gym.Env:
@@ -305,8 +304,8 @@ def load_agent(
     """Run, environment, encoder and trained agent of a run folder, from its newest checkpoint or the one given.
 
     ``settings`` such as "energy.enforce=false", and another ``world``, change the environment from what the agent was
-    trained in; of the run's own settings only the task's hold in another world. Raises FileNotFoundError where there is
-    no checkpoint, and ValueError for that of another task or agent.
+    trained in; of the run's own settings only the task's and the cameras hold in another world. Raises
+    FileNotFoundError where there is no checkpoint, and ValueError for that of another task or agent.
     """
     from robot_rl.checkpoint import load as load_checkpoint
 
@@ -316,7 +315,7 @@ def load_agent(
     if world not in (None, run.world):
         if run.world == GYM:
             raise ValueError(f"--world {world}: {run.task} is a Gymnasium environment and has no other world")
-        run = replace(run, world=world, settings=tuple(text for text in run.settings if text.startswith("task.")))
+        run = replace(run, world=world, settings=tuple(s for s in run.settings if s.startswith(("task.", "vision."))))
     run = replace(run, settings=(*run.settings, *settings))
     path = newest(folder) if checkpoint is None else checkpoint
     check_metadata(run, path)

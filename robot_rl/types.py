@@ -213,6 +213,9 @@ class Task(Protocol):
     max_steps: int
     scene: Scene
     bounds: Bounds
+    object_keys: tuple[
+        str, ...
+    ]  # observations that come from readings of props: a policy with cameras is not given them
     observation_space: Any  # gymnasium.spaces.Dict
     action_space: Any  # gymnasium.spaces.Box in [-1, 1]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import warnings
 from collections.abc import Callable
@@ -20,20 +19,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".mp4", ".gif")
 _HOLD_S = 0.7  # the last frame of an episode, in a frame of its outcome's colour
 _GREEN, _RED = (46, 160, 67), (207, 34, 46)
-_LIBRARIES = {"egl": ("libEGL.so.1",), "osmesa": ("libOSMesa.so.8", "libOSMesa.so.6")}
-
-
-def prepare_rendering(needed: bool = True) -> None:
-    """Choose headless rendering unless the user chose otherwise. Call before MuJoCo is imported.
-
-    Raises OSError, naming the Debian packages, where the library is ``needed`` and missing.
-    """
-    backend = os.environ.setdefault("MUJOCO_GL", "egl")
-    if needed and backend in _LIBRARIES and not any(map(_loads, _LIBRARIES[backend])):
-        raise OSError(
-            f"no {_LIBRARIES[backend][0]}, which MUJOCO_GL={backend} needs to draw without a display: "
-            "apt-get install libegl1 libegl-mesa0 libosmesa6"
-        )
 
 
 def film(
@@ -106,11 +91,3 @@ def _frame(env: gym.Env) -> np.ndarray:
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3:
         raise ValueError(f"{env.unwrapped} draws no pictures (render_mode 'rgb_array'): no film can be made of it")
     return frame
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True

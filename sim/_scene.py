@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mujoco
 import numpy as np
 
-from robot_rl.geometry import quat_conjugate, quat_multiply, quat_rotate
+from robot_rl.geometry import matrix_to_quat, quat_conjugate, quat_multiply, quat_rotate
 from robot_rl.types import Geom, Pose, Prop, Scene
+from sim._gl import mujoco
 
+# The camera on the hand, in the tcp frame: beside the fingers, and looking at what they hold and what is under it.
+WRIST_POS_M = (0.075, 0.0, -0.06)
+WRIST_AIM_M = (0.0, 0.0, 0.05)
+WRIST_FOVY_DEG = 55.0
 SHAPES = {
     "box": mujoco.mjtGeom.mjGEOM_BOX,
     "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
@@ -48,6 +52,8 @@ def build(arm_xml: Path, scene: Scene, finger_open_m: float, visual: bool) -> mu
     _add_surroundings(spec, scene)
     for prop in scene.props:
         _add_prop(spec, prop)
+    if visual:
+        _add_wrist_camera(spec)
     return spec.compile()
 
 
@@ -129,6 +135,23 @@ def _add_surroundings(spec: mujoco.MjSpec, scene: Scene) -> None:
         material="table",
         solref=SOLREF,
         solimp=SOLIMP,
+    )
+
+
+def _add_wrist_camera(spec: mujoco.MjSpec) -> None:
+    """MuJoCo's cameras look along -z, y up. Up in the picture is the tcp's -x, away from the camera's own side."""
+    tcp = spec.site("tcp")
+    back = np.subtract(WRIST_POS_M, WRIST_AIM_M)
+    z = back / np.linalg.norm(back)
+    x = np.cross((-1.0, 0.0, 0.0), z)
+    x /= np.linalg.norm(x)
+    turn = matrix_to_quat(np.stack([x, np.cross(z, x), z], axis=1).ravel())
+    frame = from_wxyz(tcp.quat)
+    tcp.parent.add_camera(
+        name="wrist",
+        pos=tcp.pos + quat_rotate(frame, np.array(WRIST_POS_M)),
+        quat=to_wxyz(quat_multiply(frame, turn)),
+        fovy=WRIST_FOVY_DEG,
     )
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mujoco
 import numba
 import numpy as np
 from numba import types as nb
@@ -34,6 +33,7 @@ from controllers.jacobian import RowSpace, row_space, wrench_of
 from controllers.jit import kernel
 from robot_rl import geometry
 from robot_rl.geometry import matrix_to_quat
+from sim._gl import mujoco
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-import mujoco
 import numpy as np
 
 from controllers import guard as guarding
@@ -17,6 +16,7 @@ from controllers.filters import ledger
 from robot_rl.geometry import matrix_to_quat, rotation_between
 from robot_rl.types import ArmCommand, ArmState, Geom, Pose, Prop, Scene, Start
 from sim import _tick
+from sim._gl import mujoco
 from sim._models import Model
 from sim._picture import Picture
 from sim._scene import build, from_wxyz, hold_cable, place_prop
@@ -214,13 +214,16 @@ class Twin:
             out[f"prop/{part}"] = np.concatenate([body.xpos, from_wxyz(body.xquat)])
         return out
 
-    def render(self, width: int = 640, height: int = 480, camera: str = "front") -> np.ndarray:
-        """A picture, uint8 (height, width, 3). Needs a GL library; the error says which."""
+    def render(self, width: int = 640, height: int = 480, camera: str = "front", plain: bool = False) -> np.ndarray:
+        """A picture, uint8 (height, width, 3); ``plain`` as a policy is given it, in a twentieth of the time.
+
+        Needs a GL library; the error says which.
+        """
         shown = self._picture.data
         shown.qpos[:] = self._data.qpos
         shown.mocap_pos[:], shown.mocap_quat[:] = self._data.mocap_pos, self._data.mocap_quat
         shown.model.body_pos[:], shown.model.body_quat[:] = self._model.body_pos, self._model.body_quat  # of cables
-        return self._picture.draw(width, height, camera)
+        return self._picture.draw(width, height, camera, plain=plain)
 
     def show(
         self,

@@ -170,6 +170,7 @@ class Maze:
 
     goal_size = 2
     goal_keys = ()  # nothing a policy is given shows the goal
+    object_keys: tuple[str, ...] = ()  # it feels its way: nothing is told of the walls
 
     def __init__(self, config: Config) -> None:
         self.config = config

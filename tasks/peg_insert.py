@@ -56,6 +56,7 @@ class PegInsert:
 
     goal_size = 6
     goal_keys = ("goal", "goal_near")
+    object_keys = ("goal", "goal_near")
 
     def __init__(self, config: Config) -> None:
         self.config = config

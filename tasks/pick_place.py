@@ -46,6 +46,7 @@ class PickPlace:
 
     goal_size = 4
     goal_keys = ("goal",)
+    object_keys = ("cube", "cube_near", "goal", "height")
 
     def __init__(self, config: Config) -> None:
         self.config = config

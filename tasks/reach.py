@@ -42,6 +42,7 @@ class Reach:
 
     goal_size = 6
     goal_keys = ("goal", "goal_near")
+    object_keys = ("goal", "goal_near")
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -60,6 +60,7 @@ class SurfaceWipe:
 
     goal_size = 2
     goal_keys = ("goal",)
+    object_keys = ("cloth", "goal")
 
     def __init__(self, config: Config) -> None:
         self.config = config

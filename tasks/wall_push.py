@@ -63,6 +63,7 @@ class WallPush:
 
     goal_size = 2
     goal_keys = ("goal",)
+    object_keys: tuple[str, ...] = ()  # the demanded force is told, as a person would
 
     def __init__(self, config: Config) -> None:
         self.config = config

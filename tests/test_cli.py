@@ -242,14 +242,6 @@ def test_a_film_that_fails_leaves_no_file(finished: Path, tmp_path: Path, monkey
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_gl_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(video, "_LIBRARIES", {"egl": ("libNotThere.so.1",)})
-    with pytest.raises(OSError, match="apt-get install libegl1 libegl-mesa0 libosmesa6"):
-        video.prepare_rendering()
-    video.prepare_rendering(needed=False)
-
-
 def test_an_unknown_benchmark_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "learnr"]) == 2
     assert "Did you mean 'learner'" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OURS = {"robot_rl", "controllers", "tasks", "sim", "hardware", "launch"}
-LIGHT = {"types", "geometry", "find", "config"}  # of robot_rl: numpy and the standard library only
+LIGHT = {"types", "geometry", "find", "config", "gl"}  # of robot_rl: numpy and the standard library only
 JAX = {"jax", "flax", "optax"}
 ROS = {
     "rclpy",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from robot_rl.spaces import Encoder, action_size, state_size
+from robot_rl.spaces import Encoder, action_size, image_names, vector_size
 
 
 def box(low, high, shape, dtype=np.float32):
@@ -34,7 +34,12 @@ def test_nested_and_goal_spaces_are_flattened_and_simulator_secrets_dropped():
         }
     )
     encoder = Encoder.from_space(space)
-    assert [name for name, _ in encoder.vectors] == ["achieved_goal", "desired_goal", "observation/dq", "observation/q"]
+    assert [name for name, _ in encoder.vectors["state"].parts] == [
+        "achieved_goal",
+        "desired_goal",
+        "observation/dq",
+        "observation/q",
+    ]
     assert encoder.encode(space.sample())["state"].shape == (9,)
 
 
@@ -82,13 +87,26 @@ def test_bad_observations_are_named(obs, message):
         encoder.encode(obs)
 
 
-def test_sizes_say_what_an_agent_cannot_read():
-    image = spaces.Dict(state=box(-1, 1, (2,)), wrist=box(0, 255, (4, 4, 3), np.uint8))
-    assert state_size(spaces.Dict(state=box(-1, 1, (2,)))) == 2
+def test_sizes_count_the_vectors_that_there_are():
+    space = spaces.Dict(state=box(-1, 1, (2,)), wrist=box(0, 255, (4, 4, 3), np.uint8), privileged=box(-1, 1, (3,)))
+    assert vector_size(space, "state") == 2 and vector_size(space, "state", "privileged") == 5
+    assert vector_size(spaces.Dict(wrist=space["wrist"]), "state") == 0
+    assert image_names(space) == ("wrist",)
     assert action_size(box(-1, 1, (4,))) == 4
-    with pytest.raises(ValueError, match="'wrist' is an image, and this agent is state-only for now"):
-        state_size(image)
+    with pytest.raises(ValueError, match="give the Dict space of an Encoder"):
+        vector_size(box(-1, 1, (2,)), "state")
     with pytest.raises(ValueError, match=r"rescale it to \[-1, 1\]"):
         action_size(box(-2, 2, (4,)))
     with pytest.raises(ValueError, match="one-dimensional Box"):
         action_size(spaces.Discrete(4))
+
+
+def test_what_is_for_critics_travels_in_a_vector_of_its_own():
+    space = spaces.Dict(
+        {"critic/cube": box(-2.0, 2.0, (3,)), "a": box(-1.0, 1.0, (2,)), "critic/b": box(0.0, 1.0, (1,))}
+    )
+    encoder = Encoder.from_space(space)
+    assert set(encoder.space.spaces) == {"state", "privileged"}
+    encoded = encoder.encode({"critic/cube": np.full(3, 1.0), "a": np.full(2, 0.25), "critic/b": np.ones(1)})
+    np.testing.assert_array_equal(encoded["state"], [0.25, 0.25])
+    np.testing.assert_array_equal(encoded["privileged"], [1.0, 0.5, 0.5, 0.5])  # critic/b, then critic/cube

@@ -15,7 +15,7 @@ from robot_rl.reward import classifier as classifiers
 from robot_rl.reward import vice
 from robot_rl.reward.judge import Config
 from robot_rl.reward.labels import LabelSet, Origin
-from robot_rl.reward.relabel import Corrected, named
+from robot_rl.reward.relabel import Corrected
 from robot_rl.reward.training import TrainConfig
 from robot_rl.spaces import Encoder
 from robot_rl.train import resume, train
@@ -51,7 +51,8 @@ def test_names_and_units_come_back_from_what_is_encoded():
     encoder = Encoder.from_space(SPACE)
     rng = np.random.default_rng(0)
     rows = [observed(point, rng) for point in (-1.5, 0.3)]
-    back = named(encoder, {"state": np.stack([encoder.encode(row)["state"] for row in rows])})
+    back = encoder.decode({"state": np.stack([encoder.encode(row)["state"] for row in rows])})
+    assert encoder.names == set(FIELDS)
     for name in FIELDS:
         assert back[name] == pytest.approx(np.stack([row[name] for row in rows]), abs=1e-6)
 

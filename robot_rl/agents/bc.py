@@ -1,6 +1,7 @@
 """Behaviour cloning: a tanh-Gaussian fitted to demonstrations, by log-likelihood or by squared error.
 
-``online`` it acts as well and learns from corrections, too: agents/hg_dagger.py is this with other numbers."""
+``online`` it acts as well and learns from corrections, too: agents/hg_dagger.py is this with other numbers. Images are
+seen through an encoder that the same loss trains: there is no critic to do it."""
 
 from __future__ import annotations
 
@@ -13,14 +14,15 @@ import jax.numpy as jnp
 import optax
 from gymnasium import spaces
 
-from robot_rl import losses, nets
+from robot_rl import augment, encoders, losses, nets
+from robot_rl.agents import _eyes
 from robot_rl.config import check, choice, number
-from robot_rl.spaces import STATE, action_size, state_size
+from robot_rl.spaces import STATE, action_size
 from robot_rl.types import Transition
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(encoders.Settings):
     hidden: tuple[int, ...] = number((256, 256), 1, 8192, "widths of the hidden layers")
     activation: str = choice("relu", nets.ACTIVATIONS)
     kernel_init: str = choice("orthogonal", nets.INITS)
@@ -48,6 +50,8 @@ class Config:
 @dataclass(frozen=True)
 class BC:
     actor: nets.Trained
+    eyes: _eyes.Eyes | None  # None where there are no images
+    key: jax.Array | None  # of random shifts and dropout; None where there are no images
     config: Config = field(metadata={"static": True})
     action_dim: int = field(metadata={"static": True})
 
@@ -56,11 +60,13 @@ class BC:
 
     def act(self, obs: dict, carry: Any, key: jax.Array, explore: bool) -> tuple[jax.Array, Any, dict]:
         """Action (..., A) in [-1, 1]: drawn when exploring, else tanh of the mean (``key`` is not read)."""
-        return _act(self.actor.params, obs[STATE], key, self.config, self.action_dim, explore), carry, {}
+        seen = {name: obs[name] for name in _names(self.eyes) if name in obs}
+        return _act(self.actor.params, self.eyes, seen, key, self.config, self.action_dim, explore), carry, {}
 
     def update(self, batch: Transition) -> tuple[BC, dict[str, jax.Array]]:
         """One update for each of the U batches in leaves (U, B, ...); only ``obs`` and ``action`` are read."""
-        return _update(self, batch.obs[STATE], batch.action)
+        seen = {name: batch.obs[name] for name in _names(self.eyes) if name in batch.obs}
+        return _update(self, seen, batch.action)
 
     @property
     def stored(self) -> dict[str, tuple[int, ...]]:
@@ -69,19 +75,30 @@ class BC:
 
     @property
     def policy(self) -> Any:
-        """Parameters of the actor."""
-        return self.actor.params
+        """Parameters of the actor; with images (actor, encoder)."""
+        return self.actor.params if self.eyes is None else (self.actor.params, self.eyes.policy)
 
     def with_policy(self, policy: Any) -> BC:
+        if self.eyes is not None:
+            actor, seen = policy
+            return replace(self, actor=self.actor._replace(params=actor), eyes=self.eyes.with_policy(seen))
         return replace(self, actor=self.actor._replace(params=policy))
 
 
 def make(config: Config, observation_space: spaces.Space, action_space: spaces.Space, seed: int) -> BC:
-    """Raises ValueError for images (state-only for now) and for actions that are not a Box in [-1, 1]."""
-    state_dim, action_dim = state_size(observation_space), action_size(action_space)
-    key = jax.random.key_data(jax.random.key(seed))
+    """Raises ValueError for a space that no Encoder made and for actions that are not a Box in [-1, 1]; and as
+    ``encoders.ImageEncoder.init`` does."""
+    action_dim, key = action_size(action_space), jax.random.key_data(jax.random.key(seed))
+    eyes = _eyes.make(config, observation_space, jax.random.fold_in(key, 1), _optimiser(config), with_target=False)
+    state_dim, _ = _eyes.sizes(observation_space, eyes)
     params = _actor(config, action_dim).init(key, jnp.zeros((1, state_dim)))["params"]
-    return BC(nets.trained(_optimiser(config), params), config, action_dim)
+    own_key = None if eyes is None else jax.random.fold_in(key, 2)
+    return BC(nets.trained(_optimiser(config), params), eyes, own_key, config, action_dim)
+
+
+def _names(eyes: _eyes.Eyes | None) -> tuple[str, ...]:
+    """What of an observation is read: nothing privileged."""
+    return (STATE,) if eyes is None else (STATE, *eyes.encoder.cameras)
 
 
 def _actor(config: Config, action_dim: int) -> nets.Gaussian:
@@ -94,26 +111,46 @@ def _optimiser(config: Config) -> optax.GradientTransformation:
 
 
 @partial(jax.jit, static_argnames=("config", "action_dim", "explore"))
-def _act(params: Any, state: jax.Array, key: jax.Array, config: Config, action_dim: int, explore: bool) -> jax.Array:
+def _act(
+    params: Any, eyes: _eyes.Eyes | None, obs: dict, key: jax.Array, config: Config, action_dim: int, explore: bool
+) -> jax.Array:
+    state = _eyes.for_actor(obs, None if eyes is None else eyes.see(eyes.trained.params, obs))
     mean, log_std = nets.apply_gaussian(_actor(config, action_dim), params, state)
     return nets.sample_squashed(key, mean, log_std)[0] if explore else jnp.tanh(mean)
 
 
 @jax.jit
-def _update(agent: BC, states: jax.Array, actions: jax.Array) -> tuple[BC, dict[str, jax.Array]]:
-    config = agent.config
+def _update(agent: BC, obs: dict[str, jax.Array], actions: jax.Array) -> tuple[BC, dict[str, jax.Array]]:
+    config, eyes = agent.config, agent.eyes
     network = _actor(config, agent.action_dim)
+    key, dropout_keys = None, None
+    if eyes is not None and agent.key is not None:
+        key, shift_key, dropout_key = jax.random.split(agent.key, 3)
+        dropout_keys = jax.random.split(dropout_key, len(actions))
+        images = {name: obs[name] for name in eyes.encoder.cameras}
+        obs = {**obs, **augment.shift_cameras(shift_key, images, config.shift_px)}
 
-    def loss(params: Any, state: jax.Array, expert: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss(learning: tuple, obs: dict, expert: jax.Array, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        params, sight = learning
+        features = [] if eyes is None else [eyes.see(sight, obs, key if config.dropout else None)]
+        state = jnp.concatenate([*([obs[STATE]] if STATE in obs else []), *features], axis=-1)
         mean, log_std = nets.apply_gaussian(network, params, state)
         squared_error = losses.squared_error_loss(jnp.tanh(mean), expert)
         if config.loss == "squared_error":
             return squared_error, squared_error
         return losses.likelihood_loss(nets.squashed_log_prob(expert, mean, log_std)), squared_error
 
-    def step(actor: nets.Trained, batch: tuple[jax.Array, jax.Array]) -> tuple[nets.Trained, dict[str, jax.Array]]:
-        (value, squared_error), grads = jax.value_and_grad(loss, has_aux=True)(actor.params, *batch)
-        return actor.step(_optimiser(config), grads), {"actor_loss": value, "squared_error": squared_error}
+    def step(networks: tuple, inputs: tuple) -> tuple[tuple, dict[str, jax.Array]]:
+        actor, seeing = networks
+        learning = (actor.params, None if seeing is None else seeing.params)
+        (value, squared_error), grads = jax.value_and_grad(loss, has_aux=True)(learning, *inputs)
+        actor = actor.step(_optimiser(config), grads[0])
+        seeing = None if seeing is None else seeing.step(_optimiser(config), grads[1])
+        return (actor, seeing), {"actor_loss": value, "squared_error": squared_error}
 
-    actor, metrics = jax.lax.scan(step, agent.actor, (states, actions))
-    return replace(agent, actor=actor), jax.tree.map(jnp.mean, metrics)
+    start = agent.actor, None if eyes is None else eyes.trained
+    inputs = obs, actions, dropout_keys
+    (actor, seeing), metrics = jax.lax.scan(step, start, inputs, unroll=eyes is not None)  # as in sac.py
+    if eyes is not None and seeing is not None:
+        eyes = replace(eyes, trained=seeing)
+    return replace(agent, actor=actor, eyes=eyes, key=key), jax.tree.map(jnp.mean, metrics)

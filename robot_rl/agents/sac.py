@@ -3,6 +3,7 @@
 One update is ``utd_ratio`` critic updates, each followed by a Polyak step of the target, then one update of the actor
 and one of the temperature, all in one compiled scan. Every network has its own optimiser, so that a network that is
 not updated does not move at all (Adam on a zero gradient still moves). ``constraint`` bounds costs: _constraint.py.
+Images are seen through an encoder that the critics train: _eyes.py.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import jax.numpy as jnp
 import optax
 from gymnasium import spaces
 
-from robot_rl import losses, nets
-from robot_rl.agents import _constraint
+from robot_rl import encoders, losses, nets
+from robot_rl.agents import _constraint, _eyes
 from robot_rl.config import check, choice, number
-from robot_rl.spaces import STATE, action_size, state_size
+from robot_rl.spaces import STATE, action_size
 from robot_rl.types import POLICY, Transition
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(encoders.Settings):
     hidden: tuple[int, ...] = number((256, 256), 1, 8192, "widths of the hidden layers, actor and critics")
     activation: str = choice("relu", nets.ACTIVATIONS)
     kernel_init: str = choice("orthogonal", nets.INITS)
@@ -82,6 +83,7 @@ class SAC:
     target: Any  # parameters like the critic's
     temperature: nets.Trained  # log alpha, scalar
     cost: _constraint.Cost | None  # None where nothing is constrained
+    eyes: _eyes.Eyes | None  # None where there are no images
     key: jax.Array
     config: Config = field(metadata={"static": True})
     action_dim: int = field(metadata={"static": True})
@@ -97,6 +99,13 @@ class SAC:
         if self.config.constraint == "recovery":
             action, proposed = _act_safely(self.policy, obs[STATE], key, self.config, self.action_dim, explore)
             return action, carry, {"proposed": proposed}
+        if self.eyes is not None:
+            seen = {name: obs[name] for name in (STATE, *self.eyes.encoder.cameras) if name in obs}
+            return (
+                _act_seeing(self.actor.params, self.eyes, seen, key, self.config, self.action_dim, explore),
+                carry,
+                {},
+            )
         return _act(self.actor.params, obs[STATE], key, self.config, self.action_dim, explore), carry, {}
 
     def update(self, batch: Transition) -> tuple[SAC, dict[str, jax.Array]]:
@@ -116,13 +125,18 @@ class SAC:
 
     @property
     def policy(self) -> Any:
-        """Parameters of the actor; with recovery (actor, risk critic)."""
+        """Parameters of the actor; with recovery (actor, risk critic), with images (actor, encoder)."""
+        if self.eyes is not None:
+            return self.actor.params, self.eyes.policy
         if self.config.constraint == "recovery":
             assert self.cost is not None
             return self.actor.params, self.cost.critic.params
         return self.actor.params
 
     def with_policy(self, policy: Any) -> SAC:
+        if self.eyes is not None:
+            actor, seen = policy
+            return replace(self, actor=self.actor._replace(params=actor), eyes=self.eyes.with_policy(seen))
         if self.config.constraint == "recovery":
             assert self.cost is not None
             policy, risk = policy
@@ -132,11 +146,20 @@ class SAC:
 
 
 def make(config: Config, observation_space: spaces.Space, action_space: spaces.Space, seed: int) -> SAC:
-    """Raises ValueError for images (state-only for now) and for actions that are not a Box in [-1, 1]."""
-    state_dim, action_dim = state_size(observation_space), action_size(action_space)
+    """Raises ValueError for a space that no Encoder made, for actions that are not a Box in [-1, 1], and for images
+    under a constraint; and as ``encoders.ImageEncoder.init`` does."""
+    action_dim = action_size(action_space)
     key, actor_key, critic_key = jax.random.split(jax.random.key_data(jax.random.key(seed)), 3)
+    eyes_key = jax.random.fold_in(actor_key, 1)  # of its own, as that of costs: the other networks begin as without
+    eyes = _eyes.make(config, observation_space, eyes_key, optax.adam(config.critic_learning_rate), with_target=True)
+    state_dim, judged_dim = _eyes.sizes(observation_space, eyes)
+    if config.constraint != "none" and (eyes is not None or judged_dim != state_dim):
+        raise ValueError(
+            f"constraint = '{config.constraint}': costs are learned from the state alone; leave the cameras out, or "
+            "give constraint = 'none'"
+        )
     actor = _actor(config, action_dim).init(actor_key, jnp.zeros((1, state_dim)))["params"]
-    critic = nets.init_ensemble(_critic(config), critic_key, config.critics, state_dim, action_dim)
+    critic = nets.init_ensemble(_critic(config), critic_key, config.critics, judged_dim, action_dim)
     temperature = jnp.log(jnp.float32(config.init_temperature))
     cost_key = jax.random.fold_in(critic_key, 1)  # of its own: the other networks begin as without a constraint
     return SAC(
@@ -145,6 +168,7 @@ def make(config: Config, observation_space: spaces.Space, action_space: spaces.S
         critic,
         nets.trained(optax.adam(config.temperature_learning_rate), temperature),
         _constraint.make(config, _critic(config), cost_key, state_dim, action_dim),
+        eyes,
         key,
         config,
         action_dim,
@@ -164,6 +188,14 @@ def _critic(config: Config) -> nets.Critic:
 def _act(params: Any, state: jax.Array, key: jax.Array, config: Config, action_dim: int, explore: bool) -> jax.Array:
     mean, log_std = nets.apply_gaussian(_actor(config, action_dim), params, state)
     return nets.sample_squashed(key, mean, log_std)[0] if explore else jnp.tanh(mean)
+
+
+@partial(jax.jit, static_argnames=("config", "action_dim", "explore"))
+def _act_seeing(
+    params: Any, eyes: _eyes.Eyes, obs: dict, key: jax.Array, config: Config, action_dim: int, explore: bool
+) -> jax.Array:
+    state = _eyes.for_actor(obs, eyes.see(eyes.trained.params, obs))
+    return _act(params, state, key, config, action_dim, explore)
 
 
 @partial(jax.jit, static_argnames=("config", "action_dim", "explore"))
@@ -195,8 +227,12 @@ def _update(agent: SAC, batch: Transition, is_expert: jax.Array | None) -> tuple
     if agent.cost is not None:
         agent, cost_metrics = _update_cost(agent, agent.cost, batch, next_key, actor_key)
         batch = batch._replace(action=batch.extra.get("proposed", batch.action), extra=None)
-    agent, critic_metrics = _update_critics(agent, batch, next_key, subset_key)
-    agent, actor_metrics = _update_actor(agent, batch.obs[STATE][-1], batch.action[-1], is_expert, actor_key)
+    if agent.eyes is not None:
+        batch = agent.eyes.shifted(batch, jax.random.fold_in(next_key, 1))
+    agent, features, critic_metrics = _update_critics(agent, batch, next_key, subset_key)
+    last = {name: part[-1] for name, part in batch.obs.items()}
+    state, judged = _eyes.for_actor(last, features), _eyes.for_critic(last, features)
+    agent, actor_metrics = _update_actor(agent, state, judged, batch.action[-1], is_expert, actor_key)
     return replace(agent, key=key), critic_metrics | actor_metrics | cost_metrics
 
 
@@ -220,52 +256,77 @@ def _update_cost(
 
 def _update_critics(
     agent: SAC, batch: Transition, next_key: jax.Array, subset_key: jax.Array
-) -> tuple[SAC, dict[str, jax.Array]]:
-    """U critic updates on a batch (U, B, ...), each followed by a Polyak step of the target."""
-    config, network = agent.config, _critic(agent.config)
+) -> tuple[SAC, jax.Array | None, dict[str, jax.Array]]:
+    """U critic updates on a batch (U, B, ...), each followed by a Polyak step of the target.
+
+    The second value are the features (B, F) of the last of the U batches, as its critics saw them; None without images.
+    """
+    config, network, eyes = agent.config, _critic(agent.config), agent.eyes
+    optimiser = optax.adam(config.critic_learning_rate)
     # The actor stands still meanwhile: all its next actions are drawn at once, outside the scan.
-    next_action, log_prob = _draw(agent, agent.actor.params, batch.next_obs[STATE], next_key)  # (U, B, A), (U, B)
+    next_features = None if eyes is None else eyes.see(eyes.trained.params, batch.next_obs)  # (U, B, F)
+    next_state = _eyes.for_actor(batch.next_obs, next_features)
+    next_action, log_prob = _draw(agent, agent.actor.params, next_state, next_key)  # (U, B, A), (U, B)
     bonus = -jnp.exp(agent.temperature.params) * log_prob * config.backup_entropy
     subset_keys = jax.random.split(subset_key, batch.reward.shape[0])
     members = jax.vmap(lambda key: losses.draw_subset(key, config.critics, config.target_critics))(subset_keys)
 
-    def step(
-        networks: tuple[nets.Trained, Any], inputs: tuple[Transition, jax.Array, jax.Array, jax.Array]
-    ) -> tuple[tuple[nets.Trained, Any], tuple[jax.Array, jax.Array]]:
-        critic, target = networks
-        batch, next_action, bonus, members = inputs
+    def step(carry: tuple, inputs: tuple) -> tuple[tuple, tuple]:
+        (critic, target), (seeing, lagging) = carry
+        batch, next_action, bonus, members, key = inputs
         # Only the drawn members are evaluated at all.
         drawn = jax.tree.map(lambda leaf: leaf[members], target) if config.target_critics < config.critics else target
-        next_q = nets.apply_ensemble(network, drawn, batch.next_obs[STATE], next_action)
+        ahead = None if eyes is None else eyes.see(lagging, batch.next_obs)
+        next_q = nets.apply_ensemble(network, drawn, _eyes.for_critic(batch.next_obs, ahead), next_action)
         goal = losses.td_target(batch.reward, batch.discount, next_q, config.discount, bonus)
 
-        def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-            q = nets.apply_ensemble(network, params, batch.obs[STATE], batch.action)
-            return losses.critic_loss(q, goal), q
+        def loss(params: Any, sight: Any) -> tuple[jax.Array, tuple]:
+            features = None if eyes is None else eyes.see(sight, batch.obs, key if config.dropout else None)
+            q = nets.apply_ensemble(network, params, _eyes.for_critic(batch.obs, features), batch.action)
+            return losses.critic_loss(q, goal), (q, features)
 
-        (value, q), grads = jax.value_and_grad(loss, has_aux=True)(critic.params)
-        critic = critic.step(optax.adam(config.critic_learning_rate), grads)
-        return (critic, nets.polyak(target, critic.params, config.polyak)), (value, q)
+        learning = (critic.params, None if seeing is None else seeing.params)
+        (value, (q, features)), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*learning)
+        critic = critic.step(optimiser, grads[0])
+        target = nets.polyak(target, critic.params, config.polyak)
+        if seeing is not None:
+            seeing = seeing.step(optimiser, grads[1])
+            lagging = nets.polyak(lagging, seeing.params, config.polyak)
+        return ((critic, target), (seeing, lagging)), (value, q, features)
 
-    inputs = (batch, next_action, bonus, members)
-    (critic, target), (value, q) = jax.lax.scan(step, (agent.critic, agent.target), inputs)  # q (U, N, B)
+    inputs = (batch, next_action, bonus, members, subset_keys)
+    sight = (None, None) if eyes is None else (eyes.trained, eyes.target)
+    start = (agent.critic, agent.target), sight
+    # In a loop XLA's CPU convolutions run on one thread, by another routine, and forty times as long: no loop then.
+    unroll = eyes is not None
+    carry, (value, q, features) = jax.lax.scan(step, start, inputs, unroll=unroll)  # q (U, N, B)
+    (critic, target), (seeing, lagging) = carry
+    if eyes is not None and seeing is not None:
+        eyes, features = replace(eyes, trained=seeing, target=lagging), features[-1]
     metrics = {
         "critic_loss": jnp.mean(value) / config.critics,
         "q": jnp.mean(q),
         "q_std": jnp.mean(jnp.std(q, axis=1)),  # of the members: how far they disagree
     }
-    return replace(agent, critic=critic, target=target), metrics
+    return replace(agent, critic=critic, target=target, eyes=eyes), features, metrics
 
 
 def _update_actor(
-    agent: SAC, state: jax.Array, expert: jax.Array, is_expert: jax.Array | None, key: jax.Array
+    agent: SAC,
+    state: jax.Array,
+    judged: jax.Array,
+    expert: jax.Array,
+    is_expert: jax.Array | None,
+    key: jax.Array,
 ) -> tuple[SAC, dict[str, jax.Array]]:
-    """One update of the actor, and one of the temperature, on states (B, D); ``expert`` (B, A) where ``is_expert``."""
+    """One update of the actor, and one of the temperature, on states (B, D) as the actor is given them and ``judged``
+    (B, E) as the critics are; ``expert`` (B, A) where ``is_expert``."""
+    judged = jax.lax.stop_gradient(judged)
     config, cost = agent.config, agent.cost
     multiplier = None if cost is None else cost.multiplier
 
     def value_of(action: jax.Array) -> jax.Array:
-        q = nets.apply_ensemble(_critic(config), agent.critic.params, state, action)  # (N, B)
+        q = nets.apply_ensemble(_critic(config), agent.critic.params, judged, action)  # (N, B)
         q = jnp.min(q, axis=0) if config.actor_critics == "min" else jnp.mean(q, axis=0)
         if cost is None or multiplier is None:
             return q

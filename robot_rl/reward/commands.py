@@ -281,10 +281,9 @@ def _world(
 ) -> tuple[gym.Env, Callable[[int], Act] | None, dict[str, str]]:
     """The environment to play in, who plays (None: the task's expert), and what it is. ``own`` settings come last but
     for those of the command."""
-    from robot_rl import build, evaluate, rig, video
+    from robot_rl import build, evaluate, rig
     from robot_rl.run import load_agent
 
-    video.prepare_rendering(needed=False)
     given = sum(command.set, ())
     if command.policy is not None:
         if command.task is not None:

@@ -6,13 +6,12 @@ all of a batch judged by the same (Lipschitz GAIL, arXiv 2006.16785, section 5).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from robot_rl.spaces import STATE, Encoder
+from robot_rl.spaces import Encoder
 from robot_rl.types import DEMONSTRATION, Transition
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Corrected:
         self._config, self._encoder, self._folder = config, encoder, Path(config.classifier)
         self._first = int(versions(self._folder)[0].stem) if versions(self._folder) else 0
         self._classifier = load(self._folder)
-        missing = set(self._classifier.preprocessing.names) - seen_by(encoder)
+        missing = set(self._classifier.preprocessing.names) - encoder.names
         self._possible = not missing  # a camera that only the judge sees is not in the replay
         self._taken_back = self._asked = 0
 
@@ -85,7 +84,7 @@ class Corrected:
             return batch
         seen = {name: np.asarray(rows)[ended] for name, rows in batch.next_obs.items()}
         threshold = self._config.threshold if self._config.threshold is not None else self._classifier.threshold
-        wrong = self._classifier.probabilities(named(self._encoder, seen)) < threshold
+        wrong = self._classifier.probabilities(self._encoder.decode(seen)) < threshold
         at = tuple(axis[wrong] for axis in np.nonzero(ended))
         reward, discount = np.array(batch.reward), np.array(batch.discount)
         reward[at], discount[at] = 0.0, 1.0
@@ -103,22 +102,3 @@ class Corrected:
 
     def load(self, folder: Path) -> None:
         """As ``save``."""
-
-
-def seen_by(encoder: Encoder) -> set[str]:
-    """The observations that can be had back from encoded ones."""
-    return {name for name, _ in (*encoder.vectors, *encoder.images)}
-
-
-def named(encoder: Encoder, encoded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Encoded observations (n, ...) under their own names again, vectors in their own units."""
-    out = {name: np.asarray(encoded[name]) for name, _ in encoder.images}
-    if not encoder.vectors:
-        return out
-    state = np.asarray(encoded[STATE], np.float64) / encoder.scale + encoder.centre
-    at = 0
-    for name, shape in encoder.vectors:
-        size = int(np.prod(shape))
-        out[name] = state[..., at : at + size].reshape(*state.shape[:-1], *shape).astype(np.float32)
-        at += size
-    return out

@@ -21,7 +21,6 @@ import numpy as np
 from robot_rl import checkpoint
 from robot_rl.reward.labels import POSITIVE, Fields, LabelSet
 from robot_rl.reward.network import Network, Preprocessing, make_network, prepare
-from robot_rl.reward.relabel import named, seen_by
 from robot_rl.reward.training import TrainConfig, draw, init_optimiser, spectral, update
 from robot_rl.types import DEMONSTRATION, Transition
 
@@ -51,7 +50,7 @@ class Vice:
 
     def __call__(self, batch: Transition) -> Transition:
         """``batch`` (U, B, ...) with rewards (U, B) by the frames that its steps led to; learns from it first."""
-        seen = named(self.encoder, batch.next_obs)
+        seen = self.encoder.decode(batch.next_obs)
         if self.batches % self.every == 0:
             self._learn(seen, (batch.extra or {}).get("source"))
         self.batches += 1
@@ -112,9 +111,9 @@ def make(config: Config, encoder: Encoder, batch_size: int, seed: int) -> Vice:
     frames = labels.frames()
     goals = frames.take(frames.label == POSITIVE).observation
     inputs = config.vice_inputs
-    if missing := sorted(set(inputs or ()) - seen_by(encoder)):
-        raise ValueError(f"reward.vice_inputs: '{missing[0]}' is not among {', '.join(sorted(seen_by(encoder)))}")
-    shared = {name: kind for name, kind in labels.observation.items() if name in seen_by(encoder)}
+    if missing := sorted(set(inputs or ()) - encoder.names):
+        raise ValueError(f"reward.vice_inputs: '{missing[0]}' is not among {', '.join(sorted(encoder.names))}")
+    shared = {name: kind for name, kind in labels.observation.items() if name in encoder.names}
     training = TrainConfig(
         label_smoothing=0.2, mixup=1.0, gradient_penalty=10.0, batch_size=min(batch_size, 256), inputs=inputs
     )
@@ -130,8 +129,7 @@ def from_goals(
         raise ValueError("no frame of success to learn from: label some, robot-rl reward label")
     rng = np.random.default_rng([seed, 29])
     given = {name: goals[name] for name in goals if name in fields}
-    scales = {name: _unit(encoder, name, rows) for name, rows in given.items()}
-    preprocessing = prepare(fields, config.inputs, config.crop, config.size, scales)
+    preprocessing = prepare(fields, config.inputs, config.crop, config.size, _scales(encoder))
     network = make_network(preprocessing, config, config.hidden)
     params = network.init(preprocessing, rng)
     selected = preprocessing.select(given)
@@ -139,17 +137,14 @@ def from_goals(
     return Vice(encoder, preprocessing, network, config, selected, rng, params, opt_state, every, binary)
 
 
-def _unit(encoder: Encoder, name: str, rows: np.ndarray) -> np.ndarray:
-    """Rows (2, ...) whose mean and deviation make +-5 of a vector's bounds: goals alone hardly vary, and the penalty
-    lets the logit rise by 1 a unit."""
-    at = 0
-    for vector, shape in encoder.vectors:
-        size = int(np.prod(shape))
-        if vector == name:
-            centre, scale = encoder.centre[at : at + size], 5.0 * encoder.scale[at : at + size]
-            return np.stack([centre - 1.0 / scale, centre + 1.0 / scale]).reshape(2, *shape)
-        at += size
-    return rows
+def _scales(encoder: Encoder) -> dict[str, np.ndarray]:
+    """Rows (2, ...) of each vector whose mean and deviation make +-5 of its bounds: goals alone hardly vary, and the
+    penalty lets the logit rise by 1 a unit."""
+    ends = {name: np.full((2, *vector.space.shape), 0.2) for name, vector in encoder.vectors.items()}
+    for rows in ends.values():
+        rows[0] *= -1.0
+    blank = {name: np.zeros((2, *shape), np.uint8) for name, shape in encoder.images}
+    return encoder.decode(blank | ends)
 
 
 @partial(jax.jit, static_argnames=("preprocessing", "network", "config"))

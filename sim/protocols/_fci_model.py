@@ -6,10 +6,10 @@ import math
 from typing import NamedTuple
 from xml.sax.saxutils import quoteattr
 
-import mujoco
 import numpy as np
 
 from robot_rl.types import Array
+from sim._gl import mujoco
 from sim._twin import Twin
 
 # Deceleration (rad/s^2) and offset (rad/s) of the velocity limits near the ends of the joints' ranges: the vendor's
