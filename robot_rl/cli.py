@@ -132,7 +132,7 @@ class Train:
     rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """facts of the lab, such as rig.toml: the arm's address, the lab's bounds"""
     set: Settings = ()
-    """settings of agent, task, arm, guard, energy, lab, reward and train, such as agent.utd_ratio=8 train.eval_every=2000"""
+    """settings of agent, task, arm, guard, energy, lab, reward and train, such as agent.utd_ratio=8"""
 
     def execute(self) -> int:
         from robot_rl.commands import train
@@ -165,7 +165,7 @@ class Eval:
     json: bool = False
     """print one JSON object"""
     set: Settings = ()
-    """settings of task, arm, guard, energy, lab and reward to change for the evaluation, such as energy.enforce=false"""
+    """settings of task, arm, guard, energy, lab and reward to change for it, such as energy.enforce=false"""
 
     def execute(self) -> int:
         from robot_rl.commands import evaluate

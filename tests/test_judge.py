@@ -3,15 +3,18 @@
 import csv
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from robot_rl import build, run
+from robot_rl import build, encoders, run
 from robot_rl.episode import rollout, success_of, truth_of
 from robot_rl.evaluate import evaluate
 from robot_rl.reward import classifier as classifiers
+from robot_rl.reward.classifier import Classifier
 from robot_rl.reward.judge import Config, Judge
 from robot_rl.reward.labels import LabelSet
+from robot_rl.reward.network import make_network, prepare
 from robot_rl.train import resume, train
 from tests.reward_sets import linear_classifier
 
@@ -91,6 +94,40 @@ def test_settings_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"leave out one of task.reward_kind and reward.classifier"):
         build.make_configs("peg_insert", settings=["reward.classifier=c", "task.reward_kind=shaped"])
     assert "reward" not in build.make_configs("reach")
+
+
+def untrained(camera, size, folder):
+    """A classifier of one camera as it is before training."""
+    fields = {camera: ((size, size, 3), "uint8")}
+    preprocessing = prepare(fields, (), (), size, {})
+    network = make_network(preprocessing, encoders.Settings(latent=4), 4)
+    params = jax.tree.map(lambda leaf: leaf[None], network.init(preprocessing, np.random.default_rng(0)))
+    classifiers.save(Classifier(preprocessing, network, params, 1.0, 0.99, 2), folder)
+    return folder
+
+
+def test_it_looks_at_a_camera_that_the_policy_is_not_shown(tmp_path):
+    path = untrained("camera/wrist", 32, tmp_path / "c")
+    words = [f"reward.classifier={path}", f"reward.review={tmp_path / 'review.zarr'}"]
+    env = build.make_env("reach", settings=words)
+    obs, info = env.reset(seed=0)
+    assert "camera/wrist" not in obs and 0.0 < info["success_probability"] < 1.0
+    for _ in range(5):
+        *_, info = env.step(np.full(env.action_space.shape, 0.9))
+    env.close()
+    frames = LabelSet(tmp_path / "review.zarr").frames()
+    assert frames.observation["camera/wrist"].shape == (4, 32, 32, 3) and frames.observation["camera/wrist"].std() > 5.0
+
+
+def test_a_picture_of_another_size_is_refused(tmp_path):
+    path = untrained("camera/wrist", 32, tmp_path / "c")
+    words = [f"reward.classifier={path}", "vision.cameras=wrist", "vision.size_px=48"]
+    with pytest.raises(ValueError, match=r"'camera/wrist' is uint8\[32, 32, 3\] there and uint8\[48, 48, 3\] here"):
+        build.make_env("reach", settings=words)
+    env = build.make_env("reach", settings=[*words[:2], "vision.size_px=32"])
+    assert "camera/wrist" in env.reset(seed=0)[0]
+    assert env.step(np.zeros(env.action_space.shape))[-1]["classifier_version"] == 1
+    env.close()
 
 
 @pytest.fixture
