@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robot_rl import encoders, pretrained
 from robot_rl.reward import classifier as classifiers
 from robot_rl.reward import numbers
 from robot_rl.reward.labels import Frames
@@ -130,6 +131,21 @@ def test_every_option_of_training_learns_it(frames):
     assert jax.tree.leaves(found.params)[0].shape[0] == 2
     kernels = found.params["head"]["Dense_0"]["kernel"]
     assert np.linalg.svd(np.asarray(kernels[0]), compute_uv=False)[0] == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_frozen_trunk_stays_and_is_saved_with_the_rest(frames, tmp_path, monkeypatch):
+    monkeypatch.setitem(encoders.TRUNKS, "resnet10", encoders.ResNet((1,), grouped=True))  # one stage: compiles sooner
+    monkeypatch.setattr(pretrained, "load", lambda path, like, grouped: like)
+    frozen = {"encoder": "resnet10", "pretrained": "weights", "frozen": True, "pool": "spatial"}
+    config = replace(QUICK, steps=2, check_every=1, batch_size=4, weight_decay=1.0, **frozen)
+    found = fit(frames, FIELDS, config)
+    first = found.network.init(found.preprocessing, np.random.default_rng([config.seed, 17, 0]))
+    now = jax.tree.map(lambda leaf: leaf[0], found.params)
+    assert jax.tree.all(jax.tree.map(np.array_equal, now["images"]["trunk"], first["images"]["trunk"]))
+    assert not any(jax.tree.leaves(jax.tree.map(np.array_equal, now["images"]["readout"], first["images"]["readout"])))
+    classifiers.save(found, tmp_path / "c")
+    again = classifiers.load(tmp_path / "c")  # needs no file of weights any more
+    assert np.array_equal(again.logits(frames.observation), found.logits(frames.observation))
 
 
 def test_a_newer_version_goes_on_from_the_last(fitted, frames, tmp_path):
