@@ -21,8 +21,8 @@ from robot_rl.reward.labels import LabelSet
 
 TASKS = ("peg_insert", "object_relocation")
 CAMERAS = ("vision.cameras=wrist,side", "vision.size_px=128")
-LABELLED, POSITIVES, EPISODES = 70, 200, 200
-TRAINING = ("size=128", "hold_steps=3")
+LABELLED, POSITIVES, EPISODES = 110, 200, 200
+TRAINING = ("size=128", "hold_steps=3", "recall=0.85")
 ROUNDS = 200
 
 
@@ -44,7 +44,7 @@ def measure(task: str) -> dict[str, object]:
     folder = Path("classifiers") / task
     labels, versions = folder / "labels.zarr", folder / "versions"
     if not labels.exists():
-        words = ["--episodes", str(LABELLED), "--negatives", "20", "--most-positives", str(POSITIVES)]
+        words = ["--episodes", str(LABELLED), "--negatives", "25", "--most-positives", str(POSITIVES)]
         _run("label", str(labels), "--task", task, *words, "--set", *CAMERAS)
     begun_s = time.perf_counter()
     _run("train", str(labels), "--out", str(versions), "--fresh", "--set", *TRAINING)

@@ -44,6 +44,18 @@ def test_held_out_are_whole_episodes_of_both_kinds(good, bad, share, seed):
     assert np.array_equal(held, split(frames, share, seed))
 
 
+def test_what_was_trained_on_before_is_never_held_out():
+    number = np.repeat(np.arange(12), 2)
+    label = ((np.arange(24) % 2 == 1) & (number < 6)).astype(np.int8)
+    keys = tuple(("s", index, 0) for index in range(12))
+    frames = Frames({}, label, number, number, number, keys)
+    for seed in range(20):
+        held = set(number[split(frames, 0.5, seed, known=[keys[i] for i in (0, 1, 2, 7, 8)])].tolist())
+        assert held and held <= {3, 4, 5, 6, 9, 10, 11}
+    with pytest.raises(ValueError, match="no held-out episode has a positive frame"):
+        split(frames, 0.5, 0, known=keys[:6])
+
+
 def test_too_few_episodes_are_refused():
     frames = Frames({}, np.array([1, 0, 0]), np.zeros(3), np.zeros(3), np.array([0, 0, 1]), (("s", 0, 0), ("s", 1, 0)))
     with pytest.raises(ValueError, match="frames of success come from 1 episode"):
@@ -151,7 +163,8 @@ def test_a_frozen_trunk_stays_and_is_saved_with_the_rest(frames, tmp_path, monke
 def test_a_newer_version_goes_on_from_the_last(fitted, frames, tmp_path):
     first = classifiers.save(fitted, tmp_path / "c")
     before = first.read_bytes()
-    later = fit(frames, FIELDS, replace(QUICK, steps=20), start=classifiers.load(tmp_path / "c"))
+    later = fit(frames, FIELDS, replace(QUICK, steps=20, seed=3), start=classifiers.load(tmp_path / "c"))
+    assert {*map(tuple, later.about["trained_on"])} >= {*map(tuple, fitted.about["trained_on"])}  # none is held out now
     second = classifiers.save(later, tmp_path / "c")
     assert later.about["report"]["loss"][0][0][1] < fitted.about["report"]["loss"][0][0][1]
     assert [path.name for path in classifiers.versions(tmp_path / "c")] == ["000001.ckpt", "000002.ckpt"]

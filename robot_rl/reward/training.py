@@ -5,7 +5,7 @@ B batch, N ensemble, H W C images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from robot_rl.config import check, number
 from robot_rl.evaluate import wilson
 from robot_rl.reward import losses, numbers
 from robot_rl.reward.classifier import Classifier
-from robot_rl.reward.labels import POSITIVE, Fields, Frames
+from robot_rl.reward.labels import POSITIVE, EpisodeKey, Fields, Frames
 from robot_rl.reward.network import Network, Preprocessing, as_uint8, make_network, prepare
 
 Changes = dict[str, Any]
@@ -70,11 +70,12 @@ class TrainConfig(encoders.Settings):
         check(self)
 
 
-def split(frames: Frames, share: float, seed: int) -> np.ndarray:
+def split(frames: Frames, share: float, seed: int, known: Collection[EpisodeKey] = ()) -> np.ndarray:
     """Which frames (n,) are held out: whole episodes, the same share of those with a positive frame and of the others.
 
-    Frames of one episode are alike: held out one by one they would be known by heart. Raises ValueError where fewer
-    than two episodes have a positive frame, or a negative one.
+    Frames of one episode are alike: held out one by one they would be known by heart. So would episodes that were
+    trained on before, the ``known`` ones: none of them is held out. Raises ValueError where fewer than two episodes
+    have a positive frame, or a negative one, or where none of either is left to hold out.
     """
     rng = np.random.default_rng([seed, 3])
     has_positive = np.unique(frames.episode[frames.label == POSITIVE])
@@ -88,10 +89,15 @@ def split(frames: Frames, share: float, seed: int) -> np.ndarray:
     held: list[int] = []
     for group in (has_positive, np.setdiff1d(has_negative, has_positive)):
         count = min(max(1, round(share * len(group))), len(group) - 1) if len(group) > 1 else 0
-        held += rng.permutation(group)[:count].tolist()
+        fresh = [index for index in group if frames.episodes[index] not in known]
+        held += rng.permutation(np.array(fresh, np.int64))[:count].tolist()
     out = np.isin(frames.episode, held)
-    if not (out & (frames.label != POSITIVE)).any():  # those with a success happen to hold no negative
-        raise ValueError("no held-out episode has a negative frame: label frames of failed episodes, or more of them")
+    for kind, of in (("positive", frames.label == POSITIVE), ("negative", frames.label != POSITIVE)):
+        if not (out & of).any():
+            raise ValueError(
+                f"no held-out episode has a {kind} frame: label more episodes, or begin anew (--fresh) where the "
+                "version to go on from was trained on all of them"
+            )
     return out
 
 
@@ -108,7 +114,8 @@ def fit(
     ``start``: go on from an earlier version where it has the same inputs and layers. The same frames and seed give the
     same numbers. Raises ValueError where there is too little to learn from.
     """
-    held = split(frames, config.held_out, config.seed)
+    known = {tuple(key) for key in start.about.get("trained_on", ())} if start is not None else set()
+    held = split(frames, config.held_out, config.seed, known)
     train, test = frames.take(~held), frames.take(held)
     preprocessing = prepare(fields, config.inputs, config.crop, config.size, train.observation)
     network = make_network(preprocessing, config, config.hidden)
