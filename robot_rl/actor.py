@@ -38,7 +38,7 @@ from robot_rl.run import Run, choose_device, from_description, make_agent, make_
 from robot_rl.step_log import FIRST, STEP, Layout, StepLog, seal
 
 SEND_EVERY = 8  # rows
-OWN = ("arm", "lab", "intervention", "teleop")  # sections of settings that are the machine's beside the robot
+OWN = ("arm", "lab", "intervention", "teleop", "reward")  # sections that are the machine's beside the robot
 _ANOTHER = "give the actor another --out"
 
 

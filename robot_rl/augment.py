@@ -17,12 +17,16 @@ def random_shift(key: jax.Array, images: jax.Array, most_px: int = 4) -> jax.Arr
     if most_px == 0:
         return images
     flat = images.reshape(-1, *images.shape[-3:])
-    count, height, width, _ = flat.shape
-    offset = jax.random.randint(key, (count, 2), -most_px, most_px + 1)
+    offset = jax.random.randint(key, (len(flat), 2), -most_px, most_px + 1)
+    return shifted(flat, offset).reshape(images.shape)
+
+
+def shifted(images: jax.Array, offset: jax.Array) -> jax.Array:
+    """Images (N, H, W, C), each moved by ``offset`` (N, 2) pixels, rows and columns; edge pixels are repeated."""
+    _, height, width, _ = images.shape
     rows = jnp.clip(jnp.arange(height) + offset[:, :1], 0, height - 1)  # (N, H)
     columns = jnp.clip(jnp.arange(width) + offset[:, 1:], 0, width - 1)  # (N, W)
-    moved = jax.vmap(lambda image, row, column: image[row[:, None], column])(flat, rows, columns)
-    return moved.reshape(images.shape)
+    return jax.vmap(lambda image, row, column: image[row[:, None], column])(images, rows, columns)
 
 
 def shift_cameras(key: jax.Array, images: Mapping[str, jax.Array], most_px: int) -> dict[str, jax.Array]:

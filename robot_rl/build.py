@@ -25,7 +25,7 @@ REMOTE = frozenset({"ros"})
 MOVE_S = 30.0  # longest way of a real arm to an episode's start
 SAFETY = {"guard": "controllers.guard", "energy": "controllers.filters.ledger", "lab": "robot_rl.lab"}
 """Section of settings -> module of its Config."""
-ALWAYS = {"vision": "robot_rl.vision"}
+ALWAYS = {"vision": "robot_rl.vision", "reward": "robot_rl.reward.judge"}
 """Sections that every world has."""
 
 
@@ -84,6 +84,13 @@ def make_configs(
     for section in ("lab", "vision"):  # one that says nothing is nobody's choice, and need not be written down
         if not changes.get(section):
             configs.pop(section, None)
+    if not (configs["reward"].classifier or configs["reward"].vice):
+        configs.pop("reward")
+    elif getattr(configs["task"], "reward_kind", "sparse") != "sparse":
+        raise ValueError(
+            f"task.reward_kind = '{configs['task'].reward_kind}': the reward is learned; "
+            "leave out one of task.reward_kind and reward.classifier"
+        )
     return configs
 
 
@@ -121,11 +128,12 @@ def make_env(
     built = find("tasks", task).make(configs["task"])
     if beside is not None:
         require_same_world(beside.unwrapped.task, built)  # type: ignore[attr-defined]
+    judge = make_judge(configs, built, {"task": task, "arm": arm, "world": world}, lambda: made)  # nothing started yet
     shared = None if beside is None or world in REMOTE else beside.unwrapped.arm  # type: ignore[attr-defined]
     made = make_arm(task, arm, world, configs, built) if shared is None else shared.unguarded
     env: gymnasium.Env[Any, Any]
     if world in REMOTE:
-        env = ArmEnv(built, made, made.readings, made.reset, None, render_mode, made.narrate)
+        env = ArmEnv(built, made, made.readings, made.reset, None, render_mode, made.narrate, judge, knows_truth=False)
         return GoalView(env) if goal else env
     guarded = shared or guarded_arm.GuardedArm(made, bounds_of(built, configs), configs["guard"], configs["energy"])
 
@@ -139,11 +147,11 @@ def make_env(
             return {name: made.render(seen.size_px, seen.size_px, name, plain=True) for name in seen.cameras}
 
         env = ArmEnv(
-            built, guarded, readings, guarded.place, made.render, render_mode, seen=seen, look=look,
+            built, guarded, readings, guarded.place, made.render, render_mode, judge=judge, seen=seen, look=look,
             go_home=partial(_go_home, guarded),
         )  # fmt: skip
     else:
-        env = _real_env(built, guarded, readings, render_mode, bool(getattr(configs["arm"], "twin", "")))
+        env = _real_env(built, guarded, readings, render_mode, bool(getattr(configs["arm"], "twin", "")), judge)
     return GoalView(env) if goal else env
 
 
@@ -162,7 +170,12 @@ def _check_cameras(world: str, seen: vision.Config) -> None:
 
 
 def _real_env(
-    built: Task, guarded: Any, readings: Callable[[], dict[str, Any]], render_mode: str | None, twin: bool
+    built: Task,
+    guarded: Any,
+    readings: Callable[[], dict[str, Any]],
+    render_mode: str | None,
+    twin: bool,
+    judge: Any,
 ) -> gymnasium.Env[Any, Any]:
     """An ArmEnv around an arm that moves to each start by itself. A fault waits there for a person, but for that of a
     served ``twin``, whose new episode is a new world."""
@@ -193,7 +206,28 @@ def _real_env(
         found = readings()
         return found | moving.prop_readings(built.scene, prop_poses(found), begun[-1], guarded.read())
 
-    return ArmEnv(built, guarded, seen, reset, None, render_mode, go_home=home)
+    return ArmEnv(built, guarded, seen, reset, None, render_mode, judge=judge, knows_truth=False, go_home=home)
+
+
+def make_judge(configs: Mapping[str, Any], built: Task, about: Mapping[str, str], arm: Callable[[], Any]) -> Any:
+    """What says success instead of the task; None where the settings name no classifier. ``arm()``: the twin, once
+    there is one, at whose cameras the judge may look besides the policy's. Raises as ``Judge`` does."""
+    if "reward" not in configs:
+        return None
+    from robot_rl.episode import fields_of
+    from robot_rl.reward.judge import Judge, Nobody
+
+    if configs["reward"].vice:
+        return Nobody()
+    fields = fields_of(vision.observation_space(built, configs.get("vision", vision.Config())))
+    if about["world"] != "sim":
+        return Judge(configs["reward"], fields, about)
+    cameras = {vision.PREFIX + name for name in importlib.import_module("sim._picture").CAMERAS}
+
+    def look(name: str, height: int, width: int) -> Any:
+        return arm().render(width, height, name.removeprefix(vision.PREFIX), plain=True)
+
+    return Judge(configs["reward"], fields, about, cameras, look)
 
 
 def _go_home(guarded: Any, start: Start) -> ArmState:

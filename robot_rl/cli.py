@@ -1,4 +1,4 @@
-"""The command line: ``robot-rl tasks | demo | train | eval | runs | plot | video | study | bench``, and ``cli_ros.py``.
+"""The command line: ``robot-rl tasks | demo | train | eval | reward | runs | plot | video | study | bench`` and more.
 
 Only what parses the command is imported here; each command imports what it needs, so that ``--help`` answers at once.
 """
@@ -25,6 +25,7 @@ from tyro.conf import (
 from robot_rl.cli_fleet import Actor, Learner, Sweep
 from robot_rl.cli_keys import Keys
 from robot_rl.cli_lerobot import Export, Import
+from robot_rl.cli_reward import Reward
 from robot_rl.cli_rig import Arm, Calibrate
 from robot_rl.cli_ros import ROS_ARGS, Call, Doctor, Node, RecordBag, ReplayBag, Settings, Up, split_ros_args
 from robot_rl.cli_runs import Runs
@@ -137,7 +138,7 @@ class Train:
     rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """facts of the lab, such as rig.toml: the arm's address, the lab's bounds"""
     set: Settings = ()
-    """settings of agent, task, arm, guard, energy, lab and train, such as agent.utd_ratio=8 train.eval_every=2000"""
+    """settings of agent, task, arm, guard, energy, lab, reward and train, such as agent.utd_ratio=8"""
 
     def execute(self) -> int:
         from robot_rl.commands import train
@@ -177,7 +178,7 @@ class Eval:
     json: bool = False
     """print one JSON object"""
     set: Settings = ()
-    """settings of task, arm, guard, energy and lab to change for the evaluation, such as energy.enforce=false"""
+    """settings of task, arm, guard, energy, lab and reward to change for it, such as energy.enforce=false"""
 
     def execute(self) -> int:
         from robot_rl.commands import evaluate
@@ -334,6 +335,7 @@ Command = (
     | Annotated[Actor, subcommand("actor")]
     | Annotated[Sweep, subcommand("sweep")]
     | Annotated[Eval, subcommand("eval")]
+    | Annotated[Reward, subcommand("reward")]
     | Annotated[Runs, subcommand("runs")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Video, subcommand("video")]

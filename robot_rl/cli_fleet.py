@@ -62,7 +62,7 @@ class Actor:
     real_time: bool = False
     """let a twin's steps last as long as an arm's"""
     set: Settings = ()
-    """settings of arm and lab on this machine, such as arm.address=172.16.0.2"""
+    """settings of arm, lab and reward on this machine, such as arm.address=172.16.0.2"""
 
     def execute(self) -> int:
         from robot_rl.fleet_commands import actor

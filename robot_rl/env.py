@@ -25,6 +25,15 @@ class GuardedArmLike(Arm, Protocol):
     def energy_state(self) -> str: ...
 
 
+class JudgeLike(Protocol):
+    """What ArmEnv needs of ``robot_rl.reward.judge.Judge``."""
+
+    def reset(self, seed: int | None = None) -> None: ...
+    def __call__(self, obs: Mapping[str, np.ndarray], truth: bool | None = None) -> bool: ...
+    def info(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+
 class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """A Gymnasium environment over a guarded arm, in whichever world it lives.
 
@@ -32,6 +41,9 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     (control ticks of the episode in which each clip of the guard acted), ``energy`` (dict: the ledger over this step),
     ``cost`` (in [0, 1]: how short of free energy the step ran) and ``energy_depleted`` (bool). An episode terminates on
     success and on nothing else; running out of steps and a guard fault, an empty ledger among them, truncate.
+
+    With a ``judge`` success is what it says, and the reward 1 there and 0 elsewhere. ``info`` then has ``true_success``
+    besides, in a world that knows it, the judge's ``success_probability`` and its ``classifier_version``.
     """
 
     def __init__(
@@ -43,11 +55,14 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         render_frame: Callable[[], np.ndarray] | None = None,
         render_mode: str | None = None,
         narrate: Callable[[Mapping[str, float]], None] | None = None,
+        judge: JudgeLike | None = None,
+        knows_truth: bool = True,
         seen: vision.Config | None = None,
         look: Callable[[], Mapping[str, np.ndarray]] = dict,
         go_home: Callable[[Start], ArmState] | None = None,
     ) -> None:
         """``narrate`` is told of every reset (its seed) and step (action, reward and how it ended), for recorders.
+        ``knows_truth``: whether the task's own success is to be trusted in this world, beside that of a ``judge``.
         ``look`` gives the images that ``seen`` names, by camera, as they are when it is called. ``go_home`` leaves the
         props where they are and brings the arm to a start by itself, where the world can."""
         self.metadata = {"render_modes": ["rgb_array"] if render_frame else [], "render_fps": round(task.control_hz)}
@@ -60,6 +75,7 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.action_space = task.action_space
         self._readings, self._reset_world, self._render_frame = readings, reset_world, render_frame
         self._narrate, self._go_home = narrate, go_home
+        self._judge, self._knows_truth = judge, knows_truth
         self._origin: ArmState | None = None
         self._state: ArmState | None = None
         self._obs: dict[str, np.ndarray] = {}
@@ -84,7 +100,10 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._obs = self.task.observe(self._state, self._readings(), self._origin)
         if self._narrate is not None:
             self._narrate({"seed": -1 if seed is None else seed})
-        return self._public(), {"success": self.task.success(self._obs)}
+        if self._judge is not None:
+            self._judge.reset(seed)
+        shown = self._public()
+        return shown, self._judged(shown)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         if self._origin is None or self._state is None:
@@ -96,11 +115,13 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         fault = self.arm.fault
         previous, seen = self._obs, self.task.observe(self._state, self._readings(), self._origin)
         self._obs = keep_finite(seen, previous)
-        terms = self.task.reward(previous, action, self._obs)
-        success = self.task.success(self._obs)
+        shown = self._public()
+        judged = self._judged(shown)
+        success = judged["success"]
+        terms = self.task.reward(previous, action, self._obs) if self._judge is None else {"success": float(success)}
         truncated = not success and (self._steps >= self.task.max_steps or fault != "")
         energy = self.arm.energy
-        info = {"success": success, "reward_terms": terms, "fault": fault, "clips": self.arm.clips}
+        info = judged | {"reward_terms": terms, "fault": fault, "clips": self.arm.clips}
         info |= {"energy": energy, "cost": energy["cost"], "energy_depleted": self.arm.energy_state == "float"}
         reward = float(sum(terms.values()))
         if self._narrate is not None:
@@ -108,7 +129,7 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             told |= {"success": float(success), "cost": energy["cost"]}
             told |= {f"action_{i}": value for i, value in enumerate(action.tolist())}
             self._narrate(told)
-        return self._public(), reward, success, truncated, info
+        return shown, reward, success, truncated, info
 
     def render(self) -> Any:
         if self._render_frame is None or self.render_mode is None:
@@ -116,6 +137,8 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return self._render_frame()
 
     def close(self) -> None:
+        if self._judge is not None:
+            self._judge.close()
         self.arm.close()
 
     def demonstrator(self, rng: np.random.Generator) -> Demonstrator:
@@ -144,6 +167,14 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def private_obs(self) -> dict[str, np.ndarray]:
         """The newest observation with its ``sim/`` keys, which no agent is given."""
         return self._obs
+
+    def _judged(self, shown: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What is said of the success of the newest observation, ``shown`` as a policy sees it; asked once of each."""
+        if self._judge is None:
+            return {"success": self.task.success(self._obs)}
+        truth = self.task.success(self._obs) if self._knows_truth else None
+        told = {"success": self._judge(self._obs | dict(shown), truth)} | self._judge.info()
+        return told if truth is None else told | {"true_success": truth}
 
     def _public(self) -> dict[str, np.ndarray]:
         if not self._vision.cameras:

@@ -63,6 +63,8 @@ class EpisodeAccount:
     length: int = 0
     faults: int = 0
     success: bool | None = None
+    true_success: bool | None = None  # where a classifier says success, and the world knows
+    classifier_version: int | None = None
     interventions: int = 0
     intervened: int = 0  # steps
     discarded: bool = False
@@ -75,6 +77,8 @@ class EpisodeAccount:
         self.total, self.length = self.total + reward, self.length + 1
         self.costs.append(cost)
         self.success, self.faults = success_of(info), self.faults + bool(info.get("fault"))
+        self.true_success = info.get("true_success")
+        self.classifier_version = info.get("classifier_version")
         intervened = info.get("source", POLICY) == INTERVENTION
         self.interventions += intervened and self._source == POLICY
         self.intervened, self._source = self.intervened + intervened, info.get("source", POLICY)
@@ -90,6 +94,10 @@ class EpisodeAccount:
         row |= self.energy.row()
         if None not in self.costs:
             row["cost"] = float(np.mean(np.asarray(self.costs, np.float64)))
+        if self.classifier_version is not None:
+            row["classifier_version"] = self.classifier_version
+        if self.true_success is not None:
+            row["true_success"] = int(self.true_success)
         return row | {"success": None if self.success is None else int(self.success)}
 
 
@@ -116,6 +124,11 @@ def success_of(info: Mapping[str, Any]) -> bool | None:
         if key in info:
             return bool(np.all(info[key]))
     return None
+
+
+def truth_of(info: Mapping[str, Any]) -> bool | None:
+    """Whether a step really was a success, by ``info``: what the world knows, where it does, else what was judged."""
+    return bool(info["true_success"]) if "true_success" in info else success_of(info)
 
 
 def cost_of(info: Mapping[str, Any]) -> float | None:
@@ -147,8 +160,8 @@ def rollout(
     somebody looks after it, may take over, and says how it ended. ``begun``: the first observation, where the
     environment has been reset already.
 
-    Returns the episode and whether it succeeded (None: the environment does not tell), or None where ``stop`` said so
-    before its end.
+    Returns the episode and whether it truly succeeded (None: the environment does not tell), or None where ``stop``
+    said so before its end.
     """
     obs = env.reset(seed=seed)[0] if begun is None else begun
     rows = [flatten(obs)]
@@ -168,7 +181,7 @@ def rollout(
                 float(reward), bool(terminated), bool(truncated), info
             )
         on_info(info)
-        success = success_of(info)
+        success = truth_of(info)
         rows.append(flatten(obs))
         steps.append((action, float(reward), bool(terminated), bool(truncated), bool(success)))
         costs.append(cost_of(info))

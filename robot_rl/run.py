@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 GYM = "gym"  # the world of an environment that is not ours
 OWN = ("agent", "train", "intervention", "teleop")  # sections of settings that are the run's
-WORLD = ("task", "arm", "guard", "energy", "lab", "vision")  # and those that build.py takes
+WORLD = ("task", "arm", "guard", "energy", "lab", "vision", "reward")  # and those that build.py takes
 _RESTORE = "restore it from a copy, or train again into another folder"
 _PACKAGES = ("robot-rl", "numpy", "jax", "flax", "optax", "mujoco", "gymnasium", "zarr")
 

@@ -21,6 +21,7 @@ from robot_rl.files import disk_errors, sync_folder, write_json
 from robot_rl.intervention import Nobody, Overseer
 from robot_rl.log import MetricsLog, Progress, as_row, percent
 from robot_rl.replay import ReplayBuffer
+from robot_rl.reward.relabel import make_relabel
 from robot_rl.run import Run, Spaces, check_metadata, checkpoints, configs, remove_folder
 from robot_rl.store import EpisodeReader, EpisodeWriter, StoreInfo, load_into
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
     from robot_rl.interrupt import StopSignals
+    from robot_rl.reward.relabel import Relabel
     from robot_rl.spaces import Encoder
     from robot_rl.start_bank import StartBank
     from robot_rl.types import Agent, Start, Transition
@@ -71,6 +73,7 @@ class Session:
     counters: Counters = field(default_factory=Counters)
     overseer: Overseer = field(default_factory=Nobody)
     bank: StartBank[Start] | None = None
+    relabel: Relabel | None = None  # what makes the rewards of a batch, where they are learned
 
     @property
     def steps(self) -> int:
@@ -86,14 +89,16 @@ class Session:
         """Where training is, as columns of metrics.csv."""
         counters = self.counters
         row = {"env_steps": counters.env_steps, "updates": counters.updates, "episodes": counters.episodes}
-        return row | {"success_rate": self.success_rate}
+        learned = self.relabel.row() if self.relabel is not None else {}
+        return row | {"success_rate": self.success_rate} | learned
 
 
 def make_session(run: Run, folder: Path, env: gym.Env | Spaces, encoder: Encoder, agent: Agent) -> Session:
     """With nothing done yet."""
     dim = int((env.action_space.shape or (0,))[0])
     replay = ReplayBuffer(run.train.replay_capacity, encoder.space, dim, agent.stored)
-    return Session(run, folder, env, encoder, agent, replay, np.random.default_rng([run.seed, 11]))
+    rng, relabel = np.random.default_rng([run.seed, 11]), make_relabel(run, encoder)
+    return Session(run, folder, env, encoder, agent, replay, rng, relabel=relabel)
 
 
 def require_cost(cost: float | None, stored: Mapping[str, Any]) -> float | None:
@@ -111,7 +116,14 @@ def draw_batch(session: Session) -> Transition | None:
     config, counters = session.run.agent_config, session.counters
     if not session.run.offline and (counters.env_steps < config.learning_starts or not len(session.replay)):
         return None
-    return session.replay.sample(session.rng, (config.utd_ratio, config.batch_size), session.run.demo_share)
+    return _sample(session, session.run.demo_share)
+
+
+def _sample(session: Session, demo_share: float) -> Transition:
+    """A batch as it is learned from: leaves (U, B, ...)."""
+    config = session.run.agent_config
+    batch = session.replay.sample(session.rng, (config.utd_ratio, config.batch_size), demo_share)
+    return batch if session.relabel is None else session.relabel(batch)
 
 
 def pretrain(session: Session, progress: Progress, stop: StopSignals) -> None:
@@ -123,7 +135,7 @@ def pretrain(session: Session, progress: Progress, stop: StopSignals) -> None:
         progress.say(f"{(goal - done) * config.utd_ratio} updates from demonstrations before the first step")
     metrics: dict[str, Any] = {}
     while done < goal and not stop():
-        batch = session.replay.sample(session.rng, (config.utd_ratio, config.batch_size), 1.0)
+        batch = _sample(session, 1.0)
         session.agent, metrics = session.agent.update(batch)
         counters.updates += config.utd_ratio
         done += 1
@@ -190,11 +202,14 @@ def save(session: Session, replay: bool = True) -> None:
             checkpoint.save(
                 temporary / "agent.ckpt", session.agent, metadata | {"rng": session.rng.bit_generator.state}
             )
+            if session.relabel is not None:
+                session.relabel.save(temporary)
             if replay:
                 session.replay.save(temporary / "replay.npz")
             sync_folder(temporary)
-            if final.exists():  # its only file, at once
-                os.replace(temporary / "agent.ckpt", final / "agent.ckpt")
+            if final.exists():  # file by file, the agent's last: without learned rewards it is the only one
+                for path in sorted(temporary.iterdir(), key=lambda path: path.name == "agent.ckpt"):
+                    os.replace(path, final / path.name)
                 shutil.rmtree(temporary)
             else:
                 os.rename(temporary, final)
@@ -230,6 +245,8 @@ def restore(session: Session, path: Path) -> None:
         checkpoint.load_metadata(path / "agent.ckpt")
     metadata = check_metadata(session.run, path)
     session.agent = checkpoint.load(path / "agent.ckpt", session.agent)
+    if session.relabel is not None:
+        session.relabel.load(path)
     session.rng.bit_generator.state = metadata["rng"]
     session.counters = Counters(**metadata["counters"])
 

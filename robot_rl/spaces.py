@@ -56,6 +56,19 @@ class Encoder:
         encoded = {name: _array(flat, name, shape) for name, shape in self.images}
         return encoded | {name: vector.encode(flat) for name, vector in self.vectors.items()}
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The flat names of what is encoded."""
+        parts = {name for vector in self.vectors.values() for name, _ in vector.parts}
+        return frozenset(parts | {name for name, _ in self.images})
+
+    def decode(self, encoded: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Encoded observations (..., D) under their flat names again, vectors in their own units and float32."""
+        out = {name: np.asarray(encoded[name]) for name, _ in self.images}
+        for name, vector in self.vectors.items():
+            out |= vector.decode(encoded[name])
+        return out
+
 
 @dataclass(frozen=True, eq=False)
 class _Vector:
@@ -86,6 +99,15 @@ class _Vector:
             names = ", ".join(bad) or self.parts[0][0]
             raise ValueError(f"observation {names} is not finite: the environment must not send it")
         return vector
+
+    def decode(self, encoded: Any) -> dict[str, np.ndarray]:
+        whole = np.asarray(encoded, np.float64) / self.scale + self.centre
+        ends = np.cumsum([int(np.prod(shape)) for _, shape in self.parts])
+        pieces = np.split(whole, ends[:-1], axis=-1)
+        return {
+            name: piece.reshape(*whole.shape[:-1], *shape).astype(np.float32)
+            for (name, shape), piece in zip(self.parts, pieces, strict=True)
+        }
 
 
 def image_names(space: spaces.Space) -> tuple[str, ...]:

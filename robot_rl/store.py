@@ -281,7 +281,7 @@ def _create(path: Path, info: StoreInfo) -> None:
             group = zarr.create_group(temporary, attributes={"format": FORMAT, **asdict(info)})
             for name, (rows, shape, dtype) in _layout(info).items():
                 group.create_array(
-                    name, shape=(0, *shape), chunks=(rows, *shape), dtype=dtype, compressors=_compressors(dtype),
+                    name, shape=(0, *shape), chunks=(rows, *shape), dtype=dtype, compressors=compressors(dtype),
                     config={"write_empty_chunks": True},
                 )  # fmt: skip
             write_json(temporary / "commit.json", {"episodes": 0, "rows": 0})
@@ -306,7 +306,7 @@ def _layout(info: StoreInfo) -> dict[str, tuple[int, tuple[int, ...], str]]:
     return layout | dict.fromkeys(("meta/episode_ends", "meta/episode_seed"), (SEED_ROWS, (), "int64"))
 
 
-def _compressors(dtype: str) -> tuple[BloscCodec, Crc32cCodec]:
+def compressors(dtype: str) -> tuple[BloscCodec, Crc32cCodec]:
     """Images compress better unshuffled; the checksum finds a flipped bit."""
     return BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle" if dtype == "uint8" else "shuffle"), Crc32cCodec()
 

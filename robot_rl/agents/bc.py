@@ -1,7 +1,7 @@
 """Behaviour cloning: a tanh-Gaussian fitted to demonstrations, by log-likelihood or by squared error.
 
-``online`` it acts as well and learns from corrections, too: agents/hg_dagger.py is this with other numbers.
-Images are seen through an encoder that the same loss trains: there is no critic to do it."""
+``online`` it acts as well and learns from corrections, too: agents/hg_dagger.py is this with other numbers. Images are
+seen through an encoder that the same loss trains: there is no critic to do it."""
 
 from __future__ import annotations
 
