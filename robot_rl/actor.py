@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,23 +20,25 @@ from typing import Any
 import numpy as np
 
 from robot_rl import build, checkpoint, rig
+from robot_rl.build import split_settings
+from robot_rl.config import override
 from robot_rl.episode import action_key, cost_of, episode_seed, fields_of, flatten
 from robot_rl.files import disk_errors, read_json, write_json
 from robot_rl.intake import fill_row
 from robot_rl.interrupt import Interrupted, StopSignals
+from robot_rl.intervention import Nobody, Overseer, Turns, make_overseer
 from robot_rl.learner import STORE, is_simulated
 from robot_rl.link import link_pb2 as pb
 from robot_rl.link.client import Identity, LinkClient, described
 from robot_rl.link.courier import Courier, Policy
 from robot_rl.link.receive import nonsense
 from robot_rl.link.security import Endpoint
-from robot_rl.run import Run, from_description, make_agent, make_env
+from robot_rl.pace import Pace, control_period_s
+from robot_rl.run import Run, choose_device, from_description, make_agent, make_env
 from robot_rl.step_log import FIRST, STEP, Layout, StepLog, seal
 
 SEND_EVERY = 8  # rows
-LATE = 1.1  # periods that a control step may take
-PERIODS = 600  # of the last control steps that percentiles are taken of: a minute at 10 Hz
-OWN = ("arm", "lab")  # sections of settings that are the machine's beside the robot
+OWN = ("arm", "lab", "intervention", "teleop")  # sections of settings that are the machine's beside the robot
 _ANOTHER = "give the actor another --out"
 
 
@@ -50,47 +51,12 @@ class Place:
     index: int = 0  # of the actor in its run: episodes of different ones never meet
     keys: Path | None = None
     rig: Path | None = None
-    settings: tuple[str, ...] = ()  # of arm and lab, such as "arm.address=172.16.0.2"
+    settings: tuple[str, ...] = ()  # of OWN sections, such as "arm.address=172.16.0.2"
     real_time: bool = False  # let a twin's steps last as long as an arm's
 
     @property
     def name(self) -> str:
         return f"actor{self.index}"
-
-
-class Pace:
-    """Times of control steps; in ``real_time`` it makes a simulated one last as long as it says."""
-
-    def __init__(self, period_s: float | None, real_time: bool) -> None:
-        """``period_s`` None: nothing is late."""
-        self._period_s, self._real_time = period_s, real_time
-        self._periods: deque[float] = deque(maxlen=PERIODS)
-        self._last_s: float | None = None
-        self.steps = self.late = 0
-
-    def restart(self) -> None:
-        """An episode begins: the time since the last step is none of its."""
-        self._last_s = time.monotonic()
-
-    def step(self) -> None:
-        """One control step is over."""
-        assert self._last_s is not None
-        ended_s = now_s = time.monotonic()
-        if self._real_time and self._period_s is not None:
-            due_s = self._last_s + self._period_s
-            time.sleep(max(0.0, due_s - now_s))
-            ended_s = now_s = time.monotonic()
-            if now_s < due_s + (LATE - 1.0) * self._period_s:  # else the next one would be rushed
-                ended_s = due_s
-        self._periods.append(now_s - self._last_s)
-        self.late += self._period_s is not None and self._periods[-1] > LATE * self._period_s
-        self.steps += 1
-        self._last_s = ended_s
-
-    def percentile(self, share: float) -> float:
-        """Of the last control steps, s; 0 before the first."""
-        periods = list(self._periods)
-        return float(np.quantile(periods, share)) if periods else 0.0
 
 
 def act(place: Place, say: Callable[[str], None], stop: StopSignals) -> dict[str, Any]:
@@ -101,7 +67,7 @@ def act(place: Place, say: Callable[[str], None], stop: StopSignals) -> dict[str
     """
     for setting in place.settings:
         if setting.partition(".")[0] not in OWN:
-            raise ValueError(f"setting '{setting}': an actor sets {' and '.join(OWN)} only, the rest is its learner's")
+            raise ValueError(f"setting '{setting}': an actor sets {', '.join(OWN)} only, the rest is its learner's")
     client = LinkClient(place.learner, place.keys)
     try:
         return _act(place, client, say, stop)
@@ -118,17 +84,19 @@ def _act(place: Place, client: LinkClient, say: Callable[[str], None], stop: Sto
     if about is None:
         raise Interrupted("stopped before the learner answered", stop.signum or 0)
     run = from_description(about, f"the description of the learner at {place.learner}")
-    here = replace(run, settings=(*run.settings, *rig.words(place.rig, run.arm, run.world, place.settings)))
+    here = _at_home(run, place)
     _check_lab(run, here)
-    run, env = here, make_env(here)
+    run, env = here, make_env(here, here.render_mode)
+    overseer: Overseer = Nobody()
     try:
         encoder, agent = make_agent(run, env)
+        overseer = make_overseer(run.intervention, run.teleop, env, say)
         extra = {name: shape for name, shape in agent.stored.items() if name != "cost"}
         layout = Layout(fields_of(env.observation_space), int((env.action_space.shape or (0,))[0]), extra)
         incarnation, log_id = _open_folder(place, about["run"])
         with StepLog(place.folder / STORE, layout, {"run": about["run"], "actor": place.name, "log": log_id}) as log:
             sender = Identity(about["run"], place.name, int(log.about["log"]), incarnation)
-            actor = _Actor(run, place, env, encoder, agent, log, sender)
+            actor = _Actor(run, place, env, encoder, agent, log, sender, overseer)
             courier = Courier(client, sender, log, SEND_EVERY, actor.health, say)
             actor.courier = courier
             try:
@@ -145,7 +113,21 @@ def _act(place: Place, client: LinkClient, say: Callable[[str], None], stop: Sto
                 )
             return {"actor": place.name, "steps": actor.steps, "episodes": actor.episode, "rows": len(log)}
     finally:
+        overseer.close()
         env.close()
+
+
+def _at_home(run: Run, place: Place) -> Run:
+    """The learner's ``run`` with what this machine beside the robot says of arm, lab, and who intervenes."""
+    changes = split_settings(place.settings, OWN)
+    facts = [f"{section}.{text}" for section in ("arm", "lab") for text in changes[section]]
+    intervention = override(run.intervention, changes["intervention"])
+    device = rig.load(place.rig).teleop
+    teleop = run.teleop
+    if intervention.by != run.intervention.by or device is not None or changes["teleop"]:
+        teleop = choose_device(intervention.by, device, changes["teleop"])
+    settings = (*run.settings, *rig.words(place.rig, run.arm, run.world, facts))
+    return replace(run, settings=settings, intervention=intervention, teleop=teleop)
 
 
 def _check_lab(there: Run, here: Run) -> None:
@@ -185,18 +167,17 @@ class _Actor:
     """One actor's control loop."""
 
     def __init__(
-        self, run: Run, place: Place, env: Any, encoder: Any, agent: Any, log: StepLog, sender: Identity
-    ) -> None:
+        self, run: Run, place: Place, env: Any, encoder: Any, agent: Any, log: StepLog, sender: Identity,
+        overseer: Overseer,
+    ) -> None:  # fmt: skip
         self._run, self._place, self._env, self._encoder, self._agent = run, place, env, encoder, agent
-        self._log, self._sender = log, sender
+        self._log, self._sender, self._overseer = log, sender, overseer
         self.courier: Courier
         self._policy: Policy | None = None
-        control_hz = getattr(getattr(env.unwrapped, "task", None), "control_hz", None)
         simulated = is_simulated(run)
-        timed = place.real_time or not simulated
-        period_s = 1.0 / control_hz if timed and control_hz is not None else None
-        self._pace = Pace(period_s, place.real_time and simulated)
-        self._waits = simulated and not place.real_time
+        real_time = place.real_time or overseer.paced
+        self._pace = Pace(control_period_s(env) if real_time or not simulated else None, real_time and simulated)
+        self._waits = simulated and not real_time
         self.episode = int(log.read(len(log) - 1, len(log))["episode"][0]) + 1 if len(log) else 0
         self.steps = len(log) - self.episode  # every episode has one row that is no step
         self._rng = np.random.default_rng([run.seed, 13, place.index, sender.incarnation])
@@ -212,7 +193,7 @@ class _Actor:
             policy_age_s=time.monotonic() - policy.arrived_s if policy is not None else 0.0,
         )
 
-    def play(self, stop: Callable[[], bool]) -> None:
+    def play(self, stop: StopSignals) -> None:
         """Episodes until the learner, a person or a failure ends it."""
         courier = self.courier
         while not courier.wait_for(lambda: courier.heard, 0.5):  # a first word of the learner
@@ -225,9 +206,10 @@ class _Actor:
             self.episode += 1
         courier.notify(flush=True)
 
-    def _episode(self, stop: Callable[[], bool]) -> None:
-        env = self._env
-        obs, _ = env.reset(seed=episode_seed(self._run.seed, "train", self.episode, self._place.index))
+    def _episode(self, stop: StopSignals) -> None:
+        env, seed = self._env, episode_seed(self._run.seed, "train", self.episode, self._place.index)
+        obs, _ = env.reset(seed=seed)
+        turns = Turns(self._overseer, seed)
         self._append(FIRST, 0, obs)
         encoded, carry = self._encoder.encode(obs), self._agent.start()
         self._pace.restart()
@@ -235,13 +217,18 @@ class _Actor:
         while not any(ends):
             if self._hold_back(stop):
                 return
-            action, carry, extra = self._choose(encoded, carry)
+            proposed, carry, extra = self._choose(encoded, carry)
+            action, extra = turns.choose(obs, proposed, extra)
             obs, reward, *ends_now, info = env.step(action)
-            ends = bool(ends_now[0]), bool(ends_now[1])
+            reward, *ends_now, info = turns.settle(float(reward), bool(ends_now[0]), bool(ends_now[1]), info)
+            ends = ends_now[0], ends_now[1]
             self._pace.step()
             step, self.steps = step + 1, self.steps + 1
-            self._append(STEP, step, obs, action, extra, (float(reward), ends, cost_of(info), info))
+            self._append(STEP, step, obs, action, extra, (reward, ends, cost_of(info), info))
             encoded = self._encoder.encode(obs)
+        if turns.event == "stop":
+            env.unwrapped.arm.stop()
+            stop.note()
         self.courier.notify(flush=True)
 
     def _hold_back(self, stop: Callable[[], bool]) -> bool:

@@ -45,7 +45,7 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Record:
-    """Record demonstrations of a task's scripted expert; appends to what the folder holds."""
+    """Record demonstrations of a task's scripted expert or of a person at a device; adds to what the folder holds."""
 
     task: str
     """see `robot-rl tasks`"""
@@ -56,12 +56,16 @@ class Record:
     episodes: int = 20
     """successful ones to add"""
     seed: int = 0
+    by: str = "scripted"
+    """or the device of a person: spacemouse, gamepad, keyboard; its keys end episodes as success, fail or discard"""
+    view_port: int = 0
+    """for a person who steers a twin: it is shown at http://127.0.0.1:PORT"""
     keep_failures: bool = False
     """keep demonstrations that failed, too"""
     rig: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """facts of the lab, such as rig.toml: the arm's address, the lab's bounds"""
     set: Settings = ()
-    """settings of task, arm, guard, energy and lab, such as task.max_steps=80"""
+    """settings of task, arm, guard, energy, lab and teleop, such as task.max_steps=80"""
 
     def execute(self) -> int:
         from robot_rl.commands import record_demonstrations
@@ -257,6 +261,36 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Train agents on the same demonstrations with the same budget, and evaluate them, and the scripted demonstrator,
+    from the same starts. What is finished is found again."""
+
+    task: str
+    """see `robot-rl tasks`"""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/compare-TASK)")] = None
+    arm: str = "panda"
+    agents: tuple[str, ...] = ("rlpd", "hg_dagger", "bc")
+    steps: int = 10_000
+    """environment steps of those that act; one that learns offline gets their gradient updates"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    demos: int = 20
+    """demonstrations of each seed, shared by its agents"""
+    episodes: int = 100
+    """of each evaluation"""
+    by: str = "scripted"
+    """who intervenes where an agent acts: scripted or nobody"""
+    jobs: int = 1
+    """trainings at a time, one thread each where they are several"""
+    set: Settings = ()
+    """settings that all share, such as task.max_steps=80, or of one agent: rlpd:agent.utd_ratio=8"""
+
+    def execute(self) -> int:
+        from robot_rl.commands import compare
+
+        return compare(self)
+
+
+@dataclass(frozen=True)
 class Bench:
     """Run the repository's benchmarks; each prints one JSON line."""
 
@@ -303,6 +337,7 @@ Command = (
     | Annotated[Runs, subcommand("runs")]
     | Annotated[Plot, subcommand("plot")]
     | Annotated[Video, subcommand("video")]
+    | Annotated[Compare, subcommand("compare")]
     | Annotated[Study, subcommand("study")]
     | Annotated[Bench, subcommand("bench")]
     | Annotated[Twin, subcommand("twin")]

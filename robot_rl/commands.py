@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -85,7 +86,8 @@ def choose(
         (command.gym, "", GYM) if command.gym else (task or command.task or "", command.arm, command.world)
     )
     settings = rig.words(rig_file, arm, world, sum(command.set, ()))
-    return choose_run(task, arm, world, command.agent, train, settings, str(demos) if demos else None)
+    device = rig.load(rig_file).teleop
+    return choose_run(task, arm, world, command.agent, train, settings, str(demos) if demos else None, device)
 
 
 def record_demonstrations(command: cli.Record) -> int:
@@ -94,30 +96,40 @@ def record_demonstrations(command: cli.Record) -> int:
     from robot_rl.config import as_json
     from robot_rl.demo import demonstrator_of, record
     from robot_rl.interrupt import StopSignals
+    from robot_rl.intervention import NOBODY, Config, make_overseer
     from robot_rl.log import Progress
+    from robot_rl.run import WORLD, choose_device
     from robot_rl.store import EpisodeWriter, StoreInfo
 
     if command.episodes < 1:
         raise ValueError(f"--episodes {command.episodes}: give at least 1")
-    settings = rig.words(command.rig, command.arm, command.world, sum(command.set, ()))
+    if command.by == NOBODY:
+        raise ValueError(f"--by {NOBODY}: somebody has to demonstrate; give scripted, or a device")
+    changes = build.split_settings(sum(command.set, ()), ("teleop", *WORLD))
+    device = choose_device(command.by, rig.load(command.rig).teleop, changes.pop("teleop"))
+    settings = tuple(f"{section}.{text}" for section, texts in changes.items() for text in texts)
+    settings = rig.words(command.rig, command.arm, command.world, settings)
     made = build.make_configs(command.task, command.arm, command.world, settings)
     configs = {section: as_json(config) for section, config in made.items()}
-    env = build.make_env(command.task, command.arm, command.world, settings)
-    try:
-        demonstrator_of(env)
+    shown = "rgb_array" if command.view_port and command.world == "sim" else None
+    env = build.make_env(command.task, command.arm, command.world, settings, shown)
+    with contextlib.ExitStack() as ending:
+        ending.callback(env.close)
+        person = None
+        if device is None:
+            demonstrator_of(env)
+        else:
+            person = make_overseer(Config(by=command.by, view_port=command.view_port), device, env)
+            ending.callback(person.close)
         info = StoreInfo.of(env, command.task, command.arm, command.world, configs)
-        with (
-            EpisodeWriter(command.out, info) as writer,
-            Progress("demonstrations", command.episodes) as progress,
-            StopSignals(progress.say, "the episodes finished so far") as stop,
-        ):
-            result = record(
-                env, writer, command.episodes, command.seed, command.keep_failures, stop=stop,
-                on_episode=lambda now: progress.update(now.kept, {"success": f"{now.succeeded}/{now.tried}"}),
-            )  # fmt: skip
-            held = len(writer)
-    finally:
-        env.close()
+        writer = ending.enter_context(EpisodeWriter(command.out, info))
+        progress = ending.enter_context(Progress("demonstrations", command.episodes))
+        stop = ending.enter_context(StopSignals(progress.say, "the episodes finished so far"))
+        result = record(
+            env, writer, command.episodes, command.seed, command.keep_failures, stop=stop, person=person,
+            on_episode=lambda now: progress.update(now.kept, {"success": f"{now.succeeded}/{now.tried}"}),
+        )  # fmt: skip
+        held = len(writer)
     left_out = "" if command.keep_failures else f", {result.failed} failed and were left out"
     say(f"{result.kept} demonstrations added to {command.out}{left_out}; it holds {held}")
     return 128 + stop.signum if stop.signum is not None and result.stopped else 0
@@ -173,6 +185,7 @@ def evaluate(command: cli.Eval) -> int:
         return 0
     cost = "" if result.mean_cost is None else f", mean cost {result.mean_cost:.4g} per step"
     length = f"mean length {result.mean_length:.1f} steps"
+    length += "" if result.cycle_steps is None else f", {result.cycle_steps:.1f} where it succeeds"
     print(f"{run.task} {run.agent}: mean return {result.mean_return:.4g}, {length}{cost}")
     if result.success_interval is None:
         print("success: the environment does not tell it")
@@ -216,6 +229,22 @@ def study(command: cli.Study) -> int:
     plan = studying.Plan(**{name: getattr(command, name) for name in names}, settings=sum(command.set, ()))
     try:
         table = studying.study(plan, command.out or Path("runs") / f"passivity-{plan.task}", command.jobs)
+    except Interrupted as interrupted:
+        say(str(interrupted))
+        return interrupted.code
+    print(table, end="")
+    return 0
+
+
+def compare(command: cli.Compare) -> int:
+    """``robot-rl compare``: prints the table."""
+    from robot_rl import compare as comparing
+    from robot_rl.interrupt import Interrupted
+
+    names = ("task", "arm", "agents", "steps", "seeds", "demos", "episodes", "by")
+    plan = comparing.Plan(**{name: getattr(command, name) for name in names}, settings=sum(command.set, ()))
+    try:
+        table = comparing.compare(plan, command.out or Path("runs") / f"compare-{plan.task}", command.jobs)
     except Interrupted as interrupted:
         say(str(interrupted))
         return interrupted.code

@@ -1,14 +1,17 @@
-"""Demonstrations by the scripted expert of a task, through the same environment that the policy acts in."""
+"""Demonstrations by the scripted expert of a task, or by a person at a device, through the same environment that the
+policy acts in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from robot_rl.episode import episode_seed, rollout
+from robot_rl.intervention import Overseer, Turns
+from robot_rl.pace import Pace, control_period_s
 from robot_rl.run import Run, Spaces, configs
 from robot_rl.store import EpisodeReader, EpisodeWriter, StoreInfo
 
@@ -23,6 +26,7 @@ class Recording:
     kept: int
     succeeded: int
     failed: int
+    discarded: int  # by the person
     skipped: int  # episodes of these seeds that the folder held already
     stopped: bool = False
 
@@ -40,6 +44,12 @@ def demonstrator_of(env: gym.Env | Spaces) -> Callable[[np.random.Generator], Ca
             "or learn without (--set agent.demo_share=0, or --agent sac)"
         )
     return make
+
+
+def _resting(env: gym.Env) -> Callable[[np.random.Generator], Callable[[Any], np.ndarray]]:
+    """What acts where a person does not: it stays."""
+    rest = np.zeros(env.action_space.shape or (), np.float32)
+    return lambda rng: lambda obs: rest
 
 
 def check_demonstrations(run: Run, env: gym.Env | Spaces, with_costs: bool) -> None:
@@ -78,15 +88,18 @@ def record(
     keep_failures: bool = False,
     on_episode: Callable[[Recording], None] = lambda recording: None,
     stop: Callable[[], bool] = lambda: False,
+    person: Overseer | None = None,
 ) -> Recording:
-    """Append demonstrations to ``writer`` until ``episodes`` are kept; a failure is kept out unless asked for.
+    """Append demonstrations to ``writer`` until ``episodes`` are kept; a failure is kept out unless asked for. They are
+    the scripted expert's or, where there is one, a ``person``'s, who may also discard an episode, or stop.
 
-    Episode i of a ``seed`` is always the same; one whose seed the folder holds already is not recorded again. Raises
+    Episode i of a ``seed`` always begins the same; one whose seed the folder holds is not recorded again. Raises
     RuntimeError after more than ``10 * episodes + 10`` failures: such an expert is broken.
     """
-    make = demonstrator_of(env)
+    make = demonstrator_of(env) if person is None else _resting(env)
+    pace = Pace(control_period_s(env), person is not None and person.paced)
     held = set(writer.seeds)
-    result = Recording(kept=0, succeeded=0, failed=0, skipped=0)
+    result = Recording(kept=0, succeeded=0, failed=0, discarded=0, skipped=0)
     index = 0
     while result.kept < episodes:
         drawn = episode_seed(seed, "demo", index)
@@ -94,9 +107,17 @@ def record(
         if drawn in held:
             result = replace(result, skipped=result.skipped + 1)
             continue
-        played = rollout(env, make(np.random.default_rng([drawn, 1])), drawn, stop)
-        if played is None:
+        turns = None if person is None else Turns(person, drawn)
+        pace.restart()
+        played = rollout(env, make(np.random.default_rng([drawn, 1])), drawn, stop, lambda info: pace.step(), turns)
+        if turns is not None and turns.event == "stop":
+            cast(Any, env.unwrapped).arm.stop()
+        if played is None or (turns is not None and turns.event == "stop"):
             return replace(result, stopped=True)
+        if turns is not None and turns.event == "discard":
+            result = replace(result, discarded=result.discarded + 1)
+            on_episode(result)
+            continue
         episode, success = played
         if success or success is None:
             result = replace(result, succeeded=result.succeeded + 1)

@@ -125,6 +125,13 @@ class ArmEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return Start(Pose(state.tcp_pos_m, state.tcp_quat_xyzw), state.gripper, props)
 
     @property
+    def state(self) -> ArmState:
+        """What the arm measured last. Raises RuntimeError before the first ``reset``."""
+        if self._state is None:
+            raise RuntimeError("state before reset(): call reset() first")
+        return self._state
+
+    @property
     def private_obs(self) -> dict[str, np.ndarray]:
         """The newest observation with its ``sim/`` keys, which no agent is given."""
         return self._obs

@@ -10,13 +10,17 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
 
 from robot_rl.energy import EpisodeEnergy
 from robot_rl.spaces import flat_boxes, flat_values
+from robot_rl.types import INTERVENTION, POLICY
+
+if TYPE_CHECKING:
+    from robot_rl.intervention import Turns
 
 Purpose = Literal["train", "eval", "demo"]
 _PURPOSES = {"train": 0, "eval": 1, "demo": 2}
@@ -59,19 +63,30 @@ class EpisodeAccount:
     length: int = 0
     faults: int = 0
     success: bool | None = None
+    interventions: int = 0
+    intervened: int = 0  # steps
+    discarded: bool = False
     costs: list[float | None] = field(default_factory=list)
     energy: EpisodeEnergy = field(default_factory=EpisodeEnergy)
+    _source: int = POLICY  # of the last step
 
     def add(self, reward: float, cost: float | None, info: Mapping[str, Any]) -> None:
         """Count one step."""
         self.total, self.length = self.total + reward, self.length + 1
         self.costs.append(cost)
         self.success, self.faults = success_of(info), self.faults + bool(info.get("fault"))
+        intervened = info.get("source", POLICY) == INTERVENTION
+        self.interventions += intervened and self._source == POLICY
+        self.intervened, self._source = self.intervened + intervened, info.get("source", POLICY)
+        if info.get("discarded"):
+            self.discarded, self.success = True, None
         self.energy.add(info)
 
     def row(self) -> dict[str, Any]:
         """Its columns in metrics.csv."""
         row: dict[str, Any] = {"return": self.total, "length": self.length, "faults": self.faults}
+        row |= {"interventions": self.interventions, "intervened_share": self.intervened / max(self.length, 1)}
+        row |= {"discarded": int(self.discarded)}
         row |= self.energy.row()
         if None not in self.costs:
             row["cost"] = float(np.mean(np.asarray(self.costs, np.float64)))
@@ -125,10 +140,12 @@ def rollout(
     seed: int,
     stop: Callable[[], bool] = lambda: False,
     on_info: Callable[[Mapping[str, Any]], None] = lambda info: None,
+    turns: Turns | None = None,
     begun: Any = None,
 ) -> tuple[Episode, bool | None] | None:
-    """Play one episode with ``act(obs) -> action``; ``on_info`` is given the info of each step. ``begun``: the first
-    observation, where the environment has been reset already.
+    """Play one episode with ``act(obs) -> action``; ``on_info`` is given the info of each step. With ``turns``,
+    somebody looks after it, may take over, and says how it ended. ``begun``: the first observation, where the
+    environment has been reset already.
 
     Returns the episode and whether it succeeded (None: the environment does not tell), or None where ``stop`` said so
     before its end.
@@ -143,7 +160,11 @@ def rollout(
         if stop():
             return None
         action = np.asarray(act(obs), np.float32)
+        if turns is not None:
+            action, _ = turns.choose(obs, action, {})
         obs, reward, terminated, truncated, info = env.step(action)
+        if turns is not None:
+            reward, terminated, truncated, info = turns.settle(float(reward), bool(terminated), bool(truncated), info)
         on_info(info)
         success = success_of(info)
         rows.append(flatten(obs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Evaluation:
     success_interval: tuple[float, float] | None  # 95 % (Wilson)
     mean_return: float | None
     mean_length: float | None  # steps
+    cycle_steps: float | None  # mean length of the episodes that succeeded
     mean_cost: float | None  # per step; None where the environment does not tell it
     seed: int
     sampled: bool = False  # whether actions were drawn
@@ -71,12 +72,28 @@ def evaluate(
 
     ``sample``: draw actions as in training. A policy without memory may need it where it cannot see what holds it.
     """
+
+    def make_act(drawn: int) -> Callable[[Any], np.ndarray]:
+        return policy(agent, encoder, drawn if sample else None)
+
+    return replace(measure(env, make_act, episodes, seed, on_episode, stop), sampled=sample)
+
+
+def measure(
+    env: gym.Env,
+    make_act: Callable[[int], Callable[[Any], np.ndarray]],
+    episodes: int,
+    seed: int,
+    on_episode: Callable[[int, float | None], None] = lambda count, success_rate: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """``evaluate`` of anything that acts: ``make_act(seed of the episode)`` gives what maps observations to actions."""
     played: list[Episode] = []
     energies: list[EpisodeEnergy] = []
     successes: int | None = None
     for index in range(episodes):
         energy, drawn = EpisodeEnergy(), episode_seed(seed, "eval", index)
-        result = rollout(env, policy(agent, encoder, drawn if sample else None), drawn, stop, energy.add)
+        result = rollout(env, make_act(drawn), drawn, stop, energy.add)
         if result is None:
             break
         episode, success = result
@@ -85,14 +102,13 @@ def evaluate(
         if success is not None:
             successes = (successes or 0) + success
         on_episode(len(played), None if successes is None else successes / len(played))
-    return judge(played, energies, successes, seed, sample)
+    return judge(played, energies, successes, seed)
 
 
-def judge(
-    played: list[Episode], energies: list[EpisodeEnergy], successes: int | None, seed: int, sample: bool = False
-) -> Evaluation:
+def judge(played: list[Episode], energies: list[EpisodeEnergy], successes: int | None, seed: int) -> Evaluation:
     """What episodes come to."""
     count = len(played)
+    cycles = [len(episode) for episode in played if episode.succeeded]
     costs = [episode.cost for episode in played if episode.cost is not None]
     return Evaluation(
         episodes=count,
@@ -101,9 +117,9 @@ def judge(
         success_interval=wilson(successes, count) if successes is not None and count else None,
         mean_return=float(np.mean([episode.total_reward for episode in played])) if count else None,
         mean_length=float(np.mean([len(episode) for episode in played])) if count else None,
+        cycle_steps=float(np.mean(cycles)) if cycles else None,
         mean_cost=float(np.mean(np.concatenate(costs), dtype=np.float64)) if costs else None,
         seed=seed,
-        sampled=sample,
         energy=summarize(energies),
     )
 

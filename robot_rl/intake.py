@@ -14,6 +14,7 @@ from robot_rl.energy import OF_STEP
 from robot_rl.episode import EpisodeAccount, success_of
 from robot_rl.session import require_cost
 from robot_rl.step_log import FIRST, STEP, UNKNOWN, Layout
+from robot_rl.types import POLICY
 
 if TYPE_CHECKING:
     from robot_rl.replay import ReplayBuffer
@@ -24,6 +25,8 @@ def fill_row(
     row: np.ndarray, reward: float, ends: tuple[bool, bool], cost: float | None, info: Mapping[str, Any]
 ) -> None:
     """Write what a step came to into ``row`` (), of a ``Layout.dtype``; its header and its arrays are the caller's."""
+    row["source"], row["segment"] = info.get("source", POLICY), info.get("segment", 0)
+    row["discarded"] = info.get("discarded", False)
     row["reward"], row["cost"] = reward, math.nan if cost is None else cost
     row["terminated"], row["truncated"] = ends
     success = success_of(info)
@@ -34,7 +37,8 @@ def fill_row(
 
 def _info(row: np.ndarray) -> dict[str, Any]:
     """What ``fill_row`` was given."""
-    info: dict[str, Any] = {"fault": bool(row["fault"])}
+    info: dict[str, Any] = {"fault": bool(row["fault"]), "discarded": bool(row["discarded"])}
+    info |= {"source": int(row["source"]), "segment": int(row["segment"])}
     if row["success"] != UNKNOWN:
         info["success"] = bool(row["success"])
     if not np.isnan(row["energy"]).all():
@@ -47,8 +51,8 @@ class _Stream:
     """One actor's log as far as it was read."""
 
     obs: dict[str, np.ndarray]  # encoded, of the last row
-    segment: int
     account: EpisodeAccount
+    segments: dict[int, int]  # of the episode -> of the replay buffer
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Taken:
 
 class Intake:
     """Puts transitions into a replay buffer. Rows of different actors may come in any order, those of one in theirs;
-    each actor's episode is a segment of its own."""
+    each actor's episode is a segment of its own, or several where somebody took over."""
 
     def __init__(self, layout: Layout, encoder: Encoder, replay: ReplayBuffer, stored: Mapping[str, Any]) -> None:
         self._names = list(layout.observation)
@@ -77,8 +81,7 @@ class Intake:
         log, policy = int(row["log"]), int(row["policy"])
         obs = self._encoder.encode({name: np.array(row[f"obs/{name}"]) for name in self._names})
         if row["kind"] == FIRST:
-            self._streams[log] = _Stream(obs, self._segments, EpisodeAccount())
-            self._segments += 1
+            self._streams[log] = _Stream(obs, EpisodeAccount(), {})
             return Taken(False, None, policy)
         stream = self._streams.get(log)
         if stream is None:  # reading began in the middle of an episode, at what no longer fits into the buffer
@@ -89,9 +92,16 @@ class Intake:
         }
         ends = bool(row["terminated"]), bool(row["truncated"])
         action, reward = row["action"], float(row["reward"])
-        self._replay.add(stream.obs, action, reward, *ends, obs, stream.segment, extra)
+        info = _info(row)
+        if info["segment"] not in stream.segments:
+            stream.segments[info["segment"]] = self._segments
+            self._segments += 1
+        segment = stream.segments[info["segment"]]
+        self._replay.add(stream.obs, action, reward, *ends, obs, segment, extra, info["source"])
         stream.obs = obs
-        stream.account.add(reward, cost, _info(row))
+        stream.account.add(reward, cost, info)
+        if info["discarded"]:
+            self._replay.discard(list(stream.segments.values()))
         if not any(ends):
             return Taken(True, None, policy)
         self.episodes[log] += 1

@@ -51,6 +51,10 @@ class StopSignals:
         for sig, handler in self._previous.items():
             signal.signal(sig, handler)
 
+    def note(self) -> None:
+        """As if Ctrl-C had been heard once."""
+        self.signum = self.signum or signal.SIGINT
+
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
             raise KeyboardInterrupt

@@ -57,6 +57,7 @@ from robot_rl.session import (
     finish,
     make_session,
     mean_of,
+    pretrain,
     require_finite,
     restore,
     save,
@@ -110,8 +111,9 @@ class Learner:
 
     @property
     def calls(self) -> int:
-        """How often the agent was updated, each time with ``utd_ratio`` updates of its critics."""
-        return self.session.counters.updates // self.session.run.agent_config.utd_ratio
+        """How often the agent was updated since it acts, each time with ``utd_ratio`` updates of its critics."""
+        run = self.session.run
+        return self.session.counters.updates // run.agent_config.utd_ratio - run.pretrain_calls
 
     @property
     def due(self) -> int:
@@ -210,7 +212,7 @@ def _learn(session: Session, serving: Serving, companions: Companions, resumed: 
     try:
         clean(folder)
         if resumed and checkpoints(folder):
-            restore(session, newest(folder), replay=False)
+            restore(session, newest(folder))
         about = {"run": read_json(folder / "run.json", "begin another run")["id"]}
         begun_s = time.monotonic() - session.counters.wall_s
         with (
@@ -222,6 +224,7 @@ def _learn(session: Session, serving: Serving, companions: Companions, resumed: 
                 StopSignals(progress.say, "this update") as stop,
             ):
                 demonstrate(session, progress, stop)
+                pretrain(session, progress, stop)
                 if not stop():
                     _serve(session, store, log, progress, stop, serving, companions, begun_s)
             if stop.signum is not None:
@@ -382,7 +385,7 @@ def _publish(learner: Learner) -> None:
     wanted = learner.published < 0 or learner.server.following
     if updates == learner.published or now_s - learner.published_s < PUBLISH_S or not wanted:
         return
-    random_first = session.run.agent_config.start_steps if not len(session.demos) else 0
+    random_first = session.run.agent_config.start_steps if not session.replay.demonstrations else 0
     if session.counters.env_steps < random_first:
         return  # until then actors act at random
     version = (learner.starts << _VERSION_BITS) + updates + 1

@@ -32,6 +32,27 @@ def td_target(
     return reward + gamma * discount * (jnp.min(next_q, axis=0) + entropy_bonus)
 
 
+def double_q_target(
+    reward: jax.Array, discount: jax.Array, next_q: jax.Array, next_target_q: jax.Array, gamma: float
+) -> jax.Array:
+    """y = r + gamma d Q'(s', argmax_a Q(s', a)), (...), for choices: one network picks, its target values the pick.
+
+    Double DQN, arXiv 1509.06461, section "Double DQN"; ``next_q`` and ``next_target_q`` (..., choices).
+    """
+    best = jnp.argmax(next_q, axis=-1)[..., None]
+    return reward + gamma * discount * jnp.take_along_axis(next_target_q, best, axis=-1)[..., 0]
+
+
+def large_margin_loss(q: jax.Array, choice: jax.Array, is_expert: jax.Array, margin: float) -> jax.Array:
+    """mean_B 1[expert] (max_a (Q(s, a) + l(a, a_expert)) - Q(s, a_expert)), scalar; l is ``margin``, and 0 at a_expert.
+
+    DQfD, arXiv 1704.03732, equation 2; ``q`` (B, choices), ``choice`` (B,) made by the expert where ``is_expert`` (B,).
+    """
+    taken = jnp.take_along_axis(q, choice[:, None], axis=-1)[:, 0]
+    raised = q + margin * (jnp.arange(q.shape[-1]) != choice[:, None])
+    return jnp.mean(is_expert * (jnp.max(raised, axis=-1) - taken))
+
+
 def critic_loss(q: jax.Array, target: jax.Array) -> jax.Array:
     """sum_i mean_B (Q_i - y)^2 / 2 for ``q`` (N, ...) and ``target`` (...): each member learns as if it were alone.
 

@@ -12,6 +12,7 @@ DIR/summary.json            what came out
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time
@@ -20,18 +21,30 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robot_rl.alternation import BACKWARD, FORWARD, ROLES, Alternation, begin_turn
 from robot_rl.build import REMOTE
 from robot_rl.demo import check_demonstrations
 from robot_rl.episode import episode_seed
 from robot_rl.files import FolderLock, read_json, write_json
 from robot_rl.interrupt import Interrupted, StopSignals
+from robot_rl.intervention import NOBODY, SCRIPTED
 from robot_rl.log import MetricsLog, Progress, Rate, percent
 from robot_rl.pair_evaluate import PairEvaluation, evaluate_pair
 from robot_rl.run import GYM, Run, check_new, checkpoints, create, extend, load, make_agent, make_env, remove_folder
-from robot_rl.session import Session, clean, demonstrate, make_session, require_finite, restore, save, summarize
+from robot_rl.session import (
+    Session,
+    clean,
+    demonstrate,
+    make_session,
+    pretrain,
+    require_finite,
+    restore,
+    restore_replay,
+    save,
+    summarize,
+)
 from robot_rl.trackers import check_tracker
-from robot_rl.train import play
-from robot_rl.turns import BACKWARD, FORWARD, ROLES, Turns, begin_turn
+from robot_rl.train import overseeing, play
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -46,7 +59,7 @@ class Pair:
 
     folder: Path
     sessions: dict[str, Session]
-    turns: Turns
+    turns: Alternation
 
     @property
     def steps(self) -> int:
@@ -93,6 +106,10 @@ def train_pair(runs: Mapping[str, Run], folder: Path) -> dict[str, Any]:
     check_tracker(runs[FORWARD].train.tracker)
     if runs[FORWARD].train.bank_share > 0.0:
         raise ValueError("train.bank_share puts the world into other states, which --reset-task is there to avoid")
+    if (by := runs[FORWARD].intervention.by) not in (NOBODY, SCRIPTED):
+        raise ValueError(
+            f"intervention.by = '{by}': one device cannot look after two roles yet; give nobody or scripted"
+        )
     if any(run.offline for run in runs.values()):
         raise ValueError(f"--agent {runs[FORWARD].agent} learns offline and never acts: --reset-task is not for it")
     envs = make_envs(runs)
@@ -104,9 +121,9 @@ def train_pair(runs: Mapping[str, Run], folder: Path) -> dict[str, Any]:
         for role in ROLES:
             create(folder / role, runs[role])
         sessions = {role: make_session(runs[role], folder / role, envs[role], *made[role]) for role in ROLES}
-        pair = Pair(folder, sessions, Turns())
+        pair = Pair(folder, sessions, Alternation())
         _write_state(pair, {})
-        return _train(pair, resume=False)
+        return _overseen(pair, resume=False)
     finally:
         envs[FORWARD].close()
 
@@ -128,9 +145,17 @@ def resume_pair(folder: Path, steps: int | None = None) -> dict[str, Any]:
             role: make_session(runs[role], folder / role, envs[role], *make_agent(runs[role], envs[role]))
             for role in ROLES
         }
-        return _train(Pair(folder, sessions, Turns()), resume=True)
+        return _overseen(Pair(folder, sessions, Alternation()), resume=True)
     finally:
         envs[FORWARD].close()
+
+
+def _overseen(pair: Pair, resume: bool) -> dict[str, Any]:
+    """``_train`` with whoever looks after each role."""
+    with contextlib.ExitStack() as stack:
+        for session in pair.sessions.values():
+            stack.enter_context(overseeing(session))
+        return _train(pair, resume)
 
 
 def _train(pair: Pair, resume: bool) -> dict[str, Any]:
@@ -140,8 +165,7 @@ def _train(pair: Pair, resume: bool) -> dict[str, Any]:
     try:
         for role in ROLES:
             clean(folder / role)
-        if resume:
-            _restore(pair)
+        saved = _restore(pair) if resume else {}
         begun_s = time.monotonic() - pair.sessions[FORWARD].counters.wall_s
         for role, session in pair.sessions.items():
             logs[role] = MetricsLog(
@@ -149,8 +173,11 @@ def _train(pair: Pair, resume: bool) -> dict[str, Any]:
             )
         title = f"{pair.sessions[FORWARD].run.task} <> {pair.sessions[BACKWARD].run.task} {run.agent}"
         with Progress(title, run.train.steps, pair.steps) as progress, StopSignals(progress.say) as stop:
-            for session in pair.sessions.values():
+            for role, session in pair.sessions.items():
                 demonstrate(session, progress, stop)
+                if role in saved:
+                    restore_replay(session, saved[role])
+                pretrain(session, progress, stop)
             if not stop():
                 _loop(pair, logs, progress, stop, begun_s)
         if stop.signum is not None:
@@ -224,17 +251,21 @@ def _save(pair: Pair, logs: Mapping[str, MetricsLog]) -> None:
     _write_state(pair, {role: session.steps for role, session in pair.sessions.items()})
 
 
-def _restore(pair: Pair) -> None:
-    """Go on from the checkpoints that pair.json names; a newer one was made just before a crash, and goes."""
+def _restore(pair: Pair) -> dict[str, Path]:
+    """Go on from the checkpoints that pair.json names, and return them; a newer one was made just before a crash, and
+    goes."""
     state = read_json(pair.folder / "pair.json", _RESTORE)
     pair.turns.placements = int(state["turns"]["placements"])
+    saved: dict[str, Path] = {}
     for role, session in pair.sessions.items():
         step = state["checkpoints"].get(role)
         for path in checkpoints(session.folder):
             if step is None or int(path.name) > step:
                 remove_folder(path)
         if step is not None:
-            restore(session, session.folder / "checkpoints" / f"{step:09d}")
+            saved[role] = session.folder / "checkpoints" / f"{step:09d}"
+            restore(session, saved[role])
+    return saved
 
 
 def _finish(pair: Pair, logs: Mapping[str, MetricsLog], begun_s: float) -> dict[str, Any]:

@@ -18,10 +18,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robot_rl import intervention
 from robot_rl.config import as_json, check, choice, number, override, restore
 from robot_rl.files import disk_errors, read_json, write_json
 from robot_rl.find import find
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 GYM = "gym"  # the world of an environment that is not ours
-OWN = ("agent", "train")  # sections of settings that are the run's
+OWN = ("agent", "train", "intervention", "teleop")  # sections of settings that are the run's
 WORLD = ("task", "arm", "guard", "energy", "lab")  # and those that build.py takes
 _RESTORE = "restore it from a copy, or train again into another folder"
 _PACKAGES = ("robot-rl", "numpy", "jax", "flax", "optax", "mujoco", "gymnasium", "zarr")
@@ -79,6 +80,8 @@ class Run:
     train: TrainConfig
     settings: tuple[str, ...] = ()  # of task and arm, such as "task.max_steps=50"
     demos: str | None = None  # None: the run records its own
+    intervention: intervention.Config = field(default_factory=intervention.Config)
+    teleop: Any = None  # Config of the device that ``intervention`` names
 
     @property
     def seed(self) -> int:
@@ -89,30 +92,60 @@ class Run:
         return float(self.agent_config.demo_share)
 
     @property
+    def render_mode(self) -> str | None:
+        """Of an environment that somebody intervenes in: twins are drawn for a person who watches them."""
+        return "rgb_array" if self.intervention.view_port and self.world == "sim" else None
+
+    @property
+    def pretrain_calls(self) -> int:
+        """How often the agent is updated before the first step, each time with ``utd_ratio`` updates."""
+        if self.offline or not self.demo_share:
+            return 0
+        return -(-int(self.agent_config.pretrain_updates) // int(self.agent_config.utd_ratio))
+
+    @property
     def offline(self) -> bool:
         """Whether the environment is only used to evaluate."""
-        return self.demo_share >= 1.0
+        return not self.agent_config.online
 
 
 def choose(
     task: str, arm: str, world: str, agent: str, train: TrainConfig, settings: Sequence[str] = (),
-    demos: str | None = None,
+    demos: str | None = None, teleop: Any = None,
 ) -> Run:  # fmt: skip
-    """A Run with ``settings`` such as "agent.utd_ratio=8" applied.
+    """A Run with ``settings`` such as "agent.utd_ratio=8" applied. ``teleop``: the lab's device, used where it is the
+    one that intervenes.
 
     Raises LookupError for an unknown name and ValueError for a setting that cannot be taken, naming the valid ones.
     """
     from robot_rl.build import split_settings
 
     changes = split_settings(settings, OWN if world == GYM else (*OWN, *WORLD))
-    own = {"agent": find("robot_rl.agents", agent).Config(), "train": train}
+    own = {"agent": find("robot_rl.agents", agent).Config(), "train": train, "intervention": intervention.Config()}
     for section, config in own.items():
-        try:
-            own[section] = override(config, changes[section])
-        except ValueError as error:
-            raise ValueError(f"{section}: {error}") from None
+        own[section] = _override(section, config, changes[section])
+    device = choose_device(own["intervention"].by, teleop, changes["teleop"])
     rest = tuple(f"{section}.{text}" for section in WORLD for text in changes.get(section, []))
-    return Run(task, arm, world, agent, own["agent"], own["train"], rest, str(Path(demos).resolve()) if demos else None)
+    path = str(Path(demos).resolve()) if demos else None
+    return Run(task, arm, world, agent, own["agent"], own["train"], rest, path, own["intervention"], device)
+
+
+def choose_device(by: str, lab: Any, changes: Sequence[str]) -> Any:
+    """The Config of the device ``by``: as the ``lab``'s rig has it (``rig.Device``), or its default, with ``changes``
+    such as "frame=tool"; None where nobody, or a script, intervenes. Raises LookupError and ValueError."""
+    config = intervention.device_config(by)
+    if config is None and changes:
+        raise ValueError(f"setting 'teleop.{changes[0]}': nobody uses a device; set intervention.by to one")
+    if lab is not None and lab.kind == by:
+        config = lab.config
+    return None if config is None else _override("teleop", config, changes)
+
+
+def _override(section: str, config: Any, changes: Sequence[str]) -> Any:
+    try:
+        return override(config, changes)
+    except ValueError as error:
+        raise ValueError(f"{section}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -209,6 +242,9 @@ def extend(folder: Path, train: TrainConfig) -> None:
 def configs(run: Run) -> dict[str, Any]:
     """Every resolved config by name, as JSON values."""
     own = {"agent": dataclasses.asdict(run.agent_config), "train": dataclasses.asdict(run.train)}
+    own["intervention"] = dataclasses.asdict(run.intervention)
+    if run.teleop is not None:
+        own["teleop"] = as_json(run.teleop)
     if run.world == GYM:
         return own
     from robot_rl import build
@@ -234,6 +270,8 @@ def from_description(values: Mapping[str, Any], source: str) -> Run:
     """The Run of ``describe``; raises ValueError that names ``source`` where it is none."""
     try:
         agent_config = find("robot_rl.agents", values["agent"]).Config()
+        interventions = restore(intervention.Config, values["configs"].get("intervention", {}))
+        teleop = intervention.device_config(interventions.by)
         return Run(
             task=values["task"],
             arm=values["arm"],
@@ -243,6 +281,8 @@ def from_description(values: Mapping[str, Any], source: str) -> Run:
             train=restore(TrainConfig, values["configs"]["train"]),
             settings=_as_settings(values["configs"]),
             demos=values["demos"],
+            intervention=interventions,
+            teleop=None if teleop is None else restore(type(teleop), values["configs"]["teleop"]),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{source} is damaged ({error!r}): train again into another folder") from error

@@ -59,7 +59,8 @@ class Record:
     @property
     def offline(self) -> bool:
         """Whether the agent learned from demonstrations alone."""
-        return float(self.settings.get("agent.demo_share") or 0.0) >= 1.0
+        shown_alone = float(self.settings.get("agent.demo_share") or 0.0) >= 1.0
+        return shown_alone and not self.settings.get("agent.online", False)
 
     @property
     def planned_steps(self) -> int | None:

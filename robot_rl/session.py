@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ from robot_rl import checkpoint
 from robot_rl.demo import record
 from robot_rl.evaluate import Evaluation, evaluate
 from robot_rl.files import disk_errors, sync_folder, write_json
+from robot_rl.intervention import Nobody, Overseer
 from robot_rl.log import MetricsLog, Progress, as_row, percent
-from robot_rl.replay import ReplayBuffer, sample_mixture
+from robot_rl.replay import ReplayBuffer
 from robot_rl.run import Run, Spaces, check_metadata, checkpoints, configs, remove_folder
 from robot_rl.store import EpisodeReader, EpisodeWriter, StoreInfo, load_into
 
@@ -41,6 +43,7 @@ class Counters:
     updates: int = 0
     episodes: int = 0
     demo_episodes: int = 0
+    segments: int = 0  # of the replay buffer
     recent: list[bool] = field(default_factory=list)  # successes of the last training episodes
     wall_s: float = 0.0
     train_s: float = 0.0  # of which acting, stepping and updating
@@ -63,11 +66,11 @@ class Session:
     env: Any  # a gym.Env, or Spaces where only actors have one
     encoder: Encoder
     agent: Agent
-    replay: ReplayBuffer
-    demos: ReplayBuffer
+    replay: ReplayBuffer  # and the demonstrations
     rng: np.random.Generator
     counters: Counters = field(default_factory=Counters)
     bank: StartBank[Start] | None = None
+    overseer: Overseer = field(default_factory=Nobody)
 
     @property
     def steps(self) -> int:
@@ -90,8 +93,7 @@ def make_session(run: Run, folder: Path, env: gym.Env | Spaces, encoder: Encoder
     """With nothing done yet."""
     dim = int((env.action_space.shape or (0,))[0])
     replay = ReplayBuffer(run.train.replay_capacity, encoder.space, dim, agent.stored)
-    demos = ReplayBuffer(1, encoder.space, dim, agent.stored)  # until it is known how many there are
-    return Session(run, folder, env, encoder, agent, replay, demos, np.random.default_rng([run.seed, 11]))
+    return Session(run, folder, env, encoder, agent, replay, np.random.default_rng([run.seed, 11]))
 
 
 def require_cost(cost: float | None, stored: Mapping[str, Any]) -> float | None:
@@ -109,8 +111,24 @@ def draw_batch(session: Session) -> Transition | None:
     config, counters = session.run.agent_config, session.counters
     if not session.run.offline and (counters.env_steps < config.learning_starts or not len(session.replay)):
         return None
-    sources = [(session.replay, 1.0 - session.run.demo_share), (session.demos, session.run.demo_share)]
-    return sample_mixture(session.rng, sources, (config.utd_ratio, config.batch_size))
+    return session.replay.sample(session.rng, (config.utd_ratio, config.batch_size), session.run.demo_share)
+
+
+def pretrain(session: Session, progress: Progress, stop: StopSignals) -> None:
+    """The updates from demonstrations alone that come before the first step, as many as are not done yet."""
+    run, counters = session.run, session.counters
+    goal = 0 if counters.env_steps else run.pretrain_calls
+    config, done = run.agent_config, counters.updates // run.agent_config.utd_ratio
+    if done < goal:
+        progress.say(f"{(goal - done) * config.utd_ratio} updates from demonstrations before the first step")
+    metrics: dict[str, Any] = {}
+    while done < goal and not stop():
+        batch = session.replay.sample(session.rng, (config.utd_ratio, config.batch_size), 1.0)
+        session.agent, metrics = session.agent.update(batch)
+        counters.updates += config.utd_ratio
+        done += 1
+    if metrics:
+        require_finite(mean_of([metrics]), session)
 
 
 def mean_of(metrics: list[dict[str, Any]]) -> dict[str, float]:
@@ -131,7 +149,7 @@ def require_finite(row: dict[str, Any], session: Session) -> None:
 
 
 def demonstrate(session: Session, progress: Progress, stop: StopSignals) -> None:
-    """Fill the demonstration buffer, recording what is missing."""
+    """Give the replay buffer its demonstrations, recording what is missing."""
     run, counters = session.run, session.counters
     if run.demo_share <= 0 or stop():
         return
@@ -147,11 +165,8 @@ def demonstrate(session: Session, progress: Progress, stop: StopSignals) -> None
         if stop():
             return
     reader = EpisodeReader(path)
-    session.demos = ReplayBuffer(
-        max(1, reader.rows), session.encoder.space, session.replay.action_dim, session.agent.stored
-    )
     counters.demo_episodes = counters.demo_episodes or len(reader)  # a resumed run takes those it began with
-    load_into(session.demos, reader, session.encoder, counters.demo_episodes)
+    load_into(session.replay, reader, session.encoder, counters.demo_episodes)
 
 
 def clean(folder: Path) -> None:
@@ -191,18 +206,28 @@ def save(session: Session, replay: bool = True) -> None:
             remove_folder(old)
 
 
-def restore(session: Session, path: Path, replay: bool = True) -> None:
-    """Go on from a checkpoint. Raises ValueError where it is damaged or of another run, with the remedy."""
+@contextlib.contextmanager
+def _damage(session: Session, path: Path) -> Iterator[None]:
     try:
-        checkpoint.load_metadata(path / "agent.ckpt")
-        if replay:
-            session.replay.load(path / "replay.npz")
+        yield
     except (ValueError, FileNotFoundError) as error:
         earlier = checkpoints(session.folder)[:-1]
         raise ValueError(
             f"{error}. If the checkpoint is damaged, delete the folder {path} and resume again: training then goes on "
             f"from {earlier[-1] if earlier else 'its beginning'}"
         ) from error
+
+
+def restore_replay(session: Session, path: Path) -> None:
+    """Take the ring of a checkpoint, once the demonstrations are there. Raises as ``restore`` does."""
+    with _damage(session, path):
+        session.replay.load(path / "replay.npz")
+
+
+def restore(session: Session, path: Path) -> None:
+    """Go on from a checkpoint. Raises ValueError where it is damaged or of another run, with the remedy."""
+    with _damage(session, path):
+        checkpoint.load_metadata(path / "agent.ckpt")
     metadata = check_metadata(session.run, path)
     session.agent = checkpoint.load(path / "agent.ckpt", session.agent)
     session.rng.bit_generator.state = metadata["rng"]
@@ -221,7 +246,7 @@ def finish(session: Session, log: MetricsLog, begun_s: float) -> dict[str, Any]:
     """Evaluate, where there is an environment to do it in, and write ``summary.json``."""
     run, env = session.run, session.env
     if isinstance(env, Spaces):
-        result = Evaluation(0, None, None, None, None, None, None, run.seed)
+        result = Evaluation(0, None, None, None, None, None, None, None, run.seed)
     else:
         with Progress("evaluation", run.train.eval_episodes) as progress:
             result = evaluate(
@@ -244,6 +269,7 @@ def summarize(session: Session, result: Evaluation, wall_s: float) -> dict[str, 
         "eval_episodes": result.episodes,
         "mean_return": result.mean_return,
         "mean_length": result.mean_length,
+        "cycle_steps": result.cycle_steps,
         "energy": result.energy,
         "mean_cost": result.mean_cost,
         "env_steps": counters.env_steps,

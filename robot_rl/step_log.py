@@ -32,7 +32,7 @@ import numpy as np
 
 from robot_rl.files import FolderLock, disk_errors, read_json, sync_folder, write_json
 
-FORMAT = 1
+FORMAT = 2
 CHUNK_BYTES = 16 << 20
 CHUNK_ROWS = 8192  # at most: the last chunk is read whole when a log is opened
 FIRST, STEP = 1, 2  # kinds of rows; 0 is a row that was never written
@@ -69,6 +69,8 @@ class Layout:
             fields.append((f"obs/{name}", np.dtype(dtype).newbyteorder("<"), tuple(shape)))
         fields += [("action", "<f4", (self.action_dim,)), ("reward", "<f4"), ("cost", "<f4")]  # cost NaN: not told
         fields += [("terminated", "?"), ("truncated", "?"), ("success", "<i1"), ("fault", "?")]
+        fields += [("source", "u1"), ("segment", "<u4")]  # who acted (robot_rl.types), in which stretch
+        fields += [("discarded", "?")]  # with the last step: the episode is not to be learned from
         fields += [("energy", "<f4", (4,))]  # of the step, as ``energy.OF_STEP`` names them; NaN: not told
         fields += [(f"extra/{name}", "<f4", tuple(shape)) for name, shape in sorted(self.extra.items())]
         return np.dtype(fields)

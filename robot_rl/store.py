@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from robot_rl.replay import ReplayBuffer
     from robot_rl.run import Spaces
     from robot_rl.spaces import Encoder
+from robot_rl.types import DEMONSTRATION
 
 FORMAT = 1
 CHUNK_ROWS = 64  # steps of images or vectors in one file
@@ -244,7 +245,7 @@ class EpisodeWriter:
 
 
 def load_into(buffer: ReplayBuffer, reader: EpisodeReader, encoder: Encoder, episodes: int | None = None) -> int:
-    """Add the first ``episodes`` (None: all) to ``buffer``, encoded, each as a segment of its own.
+    """Add the first ``episodes`` (None: all) to ``buffer`` as demonstrations, encoded, each as a segment of its own.
 
     An agent's ``stored`` gets the episodes' costs, and as what a policy had "proposed" what was done. Raises ValueError
     where the store's observations are not those of ``encoder``. Returns the transitions added.
@@ -254,8 +255,10 @@ def load_into(buffer: ReplayBuffer, reader: EpisodeReader, encoder: Encoder, epi
             f"{reader.path} holds observations {_shapes(reader.info.observation)}, "
             f"the environment gives {_shapes(fields)}: give demonstrations of this task"
         )
-    added = 0
-    for segment in range(len(reader) if episodes is None else min(episodes, len(reader))):
+    count = len(reader) if episodes is None else min(episodes, len(reader))
+    added = int(reader.ends[count - 1]) - count if count else 0
+    buffer.reserve(added)
+    for segment in range(count):
         episode = reader[segment]
         rows = [
             encoder.encode({name: values[t] for name, values in episode.observation.items()})
@@ -264,8 +267,8 @@ def load_into(buffer: ReplayBuffer, reader: EpisodeReader, encoder: Encoder, epi
         for t in range(len(episode)):
             ends = bool(episode.terminated[t]), bool(episode.truncated[t])
             extra = {"proposed": episode.action[t]} | ({} if episode.cost is None else {"cost": episode.cost[t]})
-            buffer.add(rows[t], episode.action[t], float(episode.reward[t]), *ends, rows[t + 1], segment, extra)
-        added += len(episode)
+            step = rows[t], episode.action[t], float(episode.reward[t]), *ends, rows[t + 1]
+            buffer.add(*step, -1 - segment, extra, DEMONSTRATION)
     return added
 
 

@@ -24,7 +24,7 @@ from robot_rl.files import read_json, write_json
 
 TRACKERS = ("tensorboard", "wandb", "none")
 PROJECT = "robot-rl"  # where WANDB_PROJECT does not say another
-FINAL = ("success_rate", "mean_return", "mean_length", "mean_cost", "env_steps", "updates", "episodes")
+FINAL = ("success_rate", "mean_return", "mean_length", "cycle_steps", "mean_cost", "env_steps", "updates", "episodes")
 _FLUSH_S = 20.0
 _INIT_TIMEOUT_S = 45.0  # of a server that does not answer at the start
 _FINISH_TIMEOUT_S = 120.0  # for what is still on its way at the end

@@ -9,9 +9,10 @@ or BLAS to one thread was no faster on two cores.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from robot_rl.demo_starts import check_bank, make_bank
 from robot_rl.episode import EpisodeAccount, action_key, cost_of, episode_seed
 from robot_rl.files import FolderLock
 from robot_rl.interrupt import Interrupted, StopSignals
+from robot_rl.intervention import NOBODY, Turns, make_overseer
 from robot_rl.log import MetricsLog, Progress, Rate, percent
+from robot_rl.pace import Pace, control_period_s
 from robot_rl.run import Run, check_new, checkpoints, create, extend, load, make_agent, make_env, newest
 from robot_rl.session import (
     Session,
@@ -34,9 +37,11 @@ from robot_rl.session import (
     finish,
     make_session,
     mean_of,
+    pretrain,
     require_cost,
     require_finite,
     restore,
+    restore_replay,
     save,
 )
 from robot_rl.trackers import check_tracker
@@ -51,13 +56,14 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     check_new(folder)
     check_tracker(run.train.tracker)
     check_bank(run)
-    env = make_env(run)  # before the folder is made, so that a wrong name leaves none behind
+    env = make_env(run, run.render_mode)  # before the folder is made, so that a wrong name leaves none behind
     try:
         encoder, agent = make_agent(run, env)
         if run.demo_share > 0:
             check_demonstrations(run, env, "cost" in agent.stored)
-        create(folder, run)
-        return _train(make_session(run, folder, env, encoder, agent), resume=False)
+        with overseeing(make_session(run, folder, env, encoder, agent)) as session:
+            create(folder, run)
+            return _train(session, resume=False)
     finally:
         env.close()
 
@@ -65,14 +71,28 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
 def resume(folder: Path, steps: int | None = None) -> dict[str, Any]:
     """Go on from the newest checkpoint of ``folder``, to ``steps`` if given: the same numbers as without the break."""
     run = load(folder)
-    env = make_env(run)
+    env = make_env(run, run.render_mode)
     try:
         if steps is not None and steps != run.train.steps:
             run = replace(run, train=replace(run.train, steps=steps))
             extend(folder, run.train)
-        return _train(make_session(run, folder, env, *make_agent(run, env)), resume=True)
+        with overseeing(make_session(run, folder, env, *make_agent(run, env))) as session:
+            return _train(session, resume=True)
     finally:
         env.close()
+
+
+@contextlib.contextmanager
+def overseeing(session: Session) -> Iterator[Session]:
+    """With whoever looks after the policy; raises as ``make_overseer`` does."""
+    run = session.run
+    if run.offline and run.intervention.by != NOBODY:
+        raise ValueError(f"intervention.by = '{run.intervention.by}': {run.agent} learns without acting; give nobody")
+    session.overseer = make_overseer(run.intervention, run.teleop, session.env)
+    try:
+        yield session
+    finally:
+        session.overseer.close()
 
 
 def _train(session: Session, resume: bool) -> dict[str, Any]:
@@ -80,8 +100,9 @@ def _train(session: Session, resume: bool) -> dict[str, Any]:
     lock = FolderLock(folder)
     try:
         clean(folder)
-        if resume and checkpoints(folder):
-            restore(session, newest(folder))
+        saved = newest(folder) if resume and checkpoints(folder) else None
+        if saved is not None:
+            restore(session, saved)
         begun_s = time.monotonic() - session.counters.wall_s
         name = "updates" if run.offline else "env_steps"
         with MetricsLog(folder, name, session.steps if resume else None, run.train.tracker) as log:
@@ -90,6 +111,9 @@ def _train(session: Session, resume: bool) -> dict[str, Any]:
                 StopSignals(progress.say) as stop,
             ):
                 demonstrate(session, progress, stop)
+                if saved is not None:
+                    restore_replay(session, saved)
+                pretrain(session, progress, stop)
                 if not stop():
                     session.bank = make_bank(session)
                     _loop(session, log, progress, stop, begun_s)
@@ -161,6 +185,10 @@ def play(session: Session, obs: Any, stop: StopSignals, ordinary: bool = True) -
     JAX computes the update while the environment steps and the next batch is drawn.
     """
     run, counters, encoder = session.run, session.counters, session.encoder
+    turns = Turns(session.overseer, episode_seed(run.seed, "train", counters.episodes))
+    pace = Pace(control_period_s(session.env), session.overseer.paced)
+    first_segment = counters.segments
+    pace.restart()
     encoded, carry = encoder.encode(obs), session.agent.start()
     metrics: list[dict[str, Any]] = []
     account = EpisodeAccount()
@@ -168,7 +196,7 @@ def play(session: Session, obs: Any, stop: StopSignals, ordinary: bool = True) -
     while not (terminated or truncated):
         stop()  # says at once that a signal was heard; the episode is played out all the same
         batch = draw_batch(session)
-        if counters.env_steps < run.agent_config.start_steps and not len(session.demos):
+        if counters.env_steps < run.agent_config.start_steps and not session.replay.demonstrations:
             action = session.rng.uniform(-1.0, 1.0, session.replay.action_dim).astype(np.float32)
             extra: dict[str, Any] = {"proposed": action}
         else:
@@ -180,15 +208,26 @@ def play(session: Session, obs: Any, stop: StopSignals, ordinary: bool = True) -
             session.agent, step_metrics = session.agent.update(batch)
             metrics.append(step_metrics)
             counters.updates += len(batch.reward)
-        obs, reward, terminated, truncated, info = session.env.step(action)
+        action, extra = turns.choose(obs, action, extra)
+        obs, *came = session.env.step(action)
+        pace.step()
+        reward, terminated, truncated, info = turns.settle(float(came[0]), bool(came[1]), bool(came[2]), came[3])
         following = encoder.encode(obs)
-        ends = bool(terminated), bool(truncated)
         cost = require_cost(cost_of(info), session.agent.stored)
-        extra = extra | {"cost": cost}
-        session.replay.add(encoded, action, float(reward), *ends, following, counters.episodes, extra)
-        account.add(float(reward), cost, info)
+        counters.segments = first_segment + turns.segment
+        session.replay.add(
+            encoded, action, reward, terminated, truncated, following, counters.segments, extra | {"cost": cost},
+            turns.source,
+        )  # fmt: skip
+        account.add(reward, cost, info)
         encoded = following
         counters.env_steps += 1
+    if account.discarded:
+        session.replay.discard(range(first_segment, counters.segments + 1))
+    counters.segments += 1
+    if turns.event == "stop":
+        session.env.unwrapped.arm.stop()
+        stop.note()
     counters.count_episode(account.success if ordinary else None, run.train.window)
     return session.row() | account.row() | mean_of(metrics)
 

@@ -223,6 +223,11 @@ class Task(Protocol):
         ...
 
     def command(self, action: np.ndarray, state: ArmState) -> ArmCommand: ...
+    def steer(self, twist: np.ndarray, gripper: float, state: ArmState) -> np.ndarray:
+        """The action of a person at a teleoperation device. ``twist`` (6,) in [-1, 1], base frame: share of the fastest
+        speed, linear then angular; ``gripper``: -1 open, +1 closed, 0 as it is."""
+        ...
+
     def reward(self, obs: Obs, action: np.ndarray, next_obs: Obs) -> dict[str, float]:
         """Named terms; their sum is the reward."""
         ...
@@ -237,6 +242,10 @@ Demonstrator = Callable[[Obs], np.ndarray]
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Learning
+
+
+POLICY, INTERVENTION, DEMONSTRATION = 0, 1, 2
+"""Who chose the action of a transition: the policy, a person (or a script) who took over, a demonstration."""
 
 
 class Transition(NamedTuple):

@@ -96,6 +96,15 @@ def moved(state: ArmState, action: np.ndarray, step_m: float, step_rad: float) -
     return pos, quat_multiply(state.tcp_quat_xyzw, rotvec_to_quat(step_rad * action[3:6]))
 
 
+def steered(twist: np.ndarray, state: ArmState, gripper: float | None = None) -> np.ndarray:
+    """``Task.steer`` for the actions of ``moved``: the twist in the tcp frame, and the gripper's wish where there is
+    one. A twist is never longer for it: where a component would exceed 1, its linear or angular half is shortened."""
+    turned = _rotate_both(quat_conjugate(state.tcp_quat_xyzw), twist)
+    for half in (slice(0, 3), slice(3, 6)):
+        turned[half] /= max(1.0, float(np.abs(turned[half]).max()))
+    return turned if gripper is None else np.append(turned, gripper)
+
+
 def gripper(action: float, state: ArmState) -> float:
     """Close above 0.5, open below -0.5 (SERL's thresholds), else go on with what the fingers are at: exploration noise
     around zero must not drop what is held. A held object leaves the reading above 0.3 on any hand up to 1.4 times as

@@ -244,6 +244,9 @@ class Maze:
         stiffness = np.array([*planar, cfg.height_npm, *[cfg.turn_nmprad] * 3])
         return ArmCommand(pos_m, np.array(common.TOOL_DOWN_XYZW), GRIPPER, stiffness, valid_s=2.0 / self.control_hz)
 
+    def steer(self, twist: np.ndarray, gripper: float, state: ArmState) -> np.ndarray:
+        return np.array([*twist[:2], 0.0, 0.0])  # the stiffness half way
+
     def reward(self, obs: Obs, action: np.ndarray, next_obs: Obs) -> dict[str, float]:
         terms = {"success": float(self.success(next_obs))}
         if self.config.reward_kind == "shaped":  # the difference of a potential: sums to the way gone, wherever it led

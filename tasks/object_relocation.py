@@ -123,6 +123,9 @@ class ObjectRelocation:
         pos_m, quat_xyzw = common.moved(state, action, self.config.step_m, self.config.step_rad)
         return ArmCommand(pos_m, quat_xyzw, common.gripper(action[6], state), valid_s=2.0 / self.control_hz)
 
+    def steer(self, twist: np.ndarray, gripper: float, state: ArmState) -> np.ndarray:
+        return common.steered(twist, state, gripper)
+
     def reward(self, obs: Obs, action: np.ndarray, next_obs: Obs) -> dict[str, float]:
         terms = {"success": float(self.success(next_obs))}
         if self.config.reward_kind == "shaped":

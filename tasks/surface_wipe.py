@@ -124,6 +124,9 @@ class SurfaceWipe:
             valid_s=2.0 / self.control_hz,
         )
 
+    def steer(self, twist: np.ndarray, gripper: float, state: ArmState) -> np.ndarray:
+        return np.append(twist[:3], 0.0)  # the stiffness half way
+
     def reward(self, obs: Obs, action: np.ndarray, next_obs: Obs) -> dict[str, float]:
         terms = {"success": float(self.success(next_obs))}
         if self.config.reward_kind == "shaped":

@@ -116,6 +116,9 @@ class WallPush:
         stiffness = np.array([normal, cfg.side_npm, cfg.side_npm, *[cfg.turn_nmprad] * 3])
         return ArmCommand(pos_m, np.array(common.TOOL_DOWN_XYZW), GRIPPER, stiffness, valid_s=2.0 / self.control_hz)
 
+    def steer(self, twist: np.ndarray, gripper: float, state: ArmState) -> np.ndarray:
+        return np.array([twist[0], 0.0])  # the stiffness half way
+
     def reward(self, obs: Obs, action: np.ndarray, next_obs: Obs) -> dict[str, float]:
         terms = {"success": float(self.success(next_obs))}
         if self.config.reward_kind == "shaped":

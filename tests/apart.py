@@ -15,12 +15,14 @@ from robot_rl import checkpoint, run
 from robot_rl.children import environment
 from robot_rl.log import read_metrics
 from robot_rl.step_log import STEP, StepLog
+from robot_rl.types import INTERVENTION
 from tests.ros_children import ROOT, kill, until
 
 TASK = ("--gym", "tiny_env:Tiny-v0")
 SETTINGS = (
     "agent.hidden=32,32", "agent.batch_size=64", "agent.utd_ratio=2", "agent.critics=3", "agent.learning_starts=20",
     "train.demo_episodes=4", "train.eval_episodes=20", "train.checkpoint_every=100", "train.lead_steps=16",
+    "intervention.by=scripted", "intervention.patience_steps=3", "intervention.hold_steps=2",
 )  # fmt: skip
 UTD, STARTS = 2, 20
 PATIENCE_S = 240.0  # several processes import JAX side by side
@@ -138,6 +140,11 @@ def check(pair: Pair) -> dict:
         assert mine["sequence"].tolist() == list(range(len(mine))), "a log has each of its rows once, in order"
         assert len(theirs) == len(mine), "nothing is lost and nothing is there twice"
         assert theirs.tobytes() == mine.tobytes(), "byte for byte"
+        before, after = mine[:-1], mine[1:]
+        follows = (after["step"] > 1) & (after["episode"] == before["episode"])
+        changes = follows & (after["source"] != before["source"])
+        assert (after["segment"] - before["segment"])[follows].tolist() == changes[follows].tolist()
+    assert (rows["source"] == INTERVENTION).any(), "the script took over, and what it did was sent"
     seeds = [(row["log"], row["episode"]) for row in rows if row["step"] == 0]
     assert len(set(seeds)) == len(seeds), "an episode begins once"
     assert rows["policy"][rows["kind"] == STEP].all(), "no step is random where there are demonstrations"

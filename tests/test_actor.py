@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from robot_rl import actor, cli, learner, run
-from robot_rl.actor import Pace, Place, act
+from robot_rl.actor import Place, act
 from robot_rl.interrupt import StopSignals
 from robot_rl.lab import Config, wider
 from robot_rl.link.client import LinkClient, described
 from robot_rl.link.security import Endpoint
 from robot_rl.link.server import LinkServer
+from robot_rl.pace import Pace
 from robot_rl.run import TrainConfig, choose
 from robot_rl.step_log import STEP, Layout, StepLog
 from tests import links
@@ -23,7 +24,7 @@ NOWHERE = Endpoint("127.0.0.1", 1)
 
 
 def test_settings_of_the_learner_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"'task\.max_steps=3': an actor sets arm and lab only"):
+    with pytest.raises(ValueError, match=r"'task\.max_steps=3': an actor sets arm, lab, intervention, teleop only"):
         act(Place(NOWHERE, tmp_path, settings=("task.max_steps=3",)), print, StopSignals(print))
     assert not list(tmp_path.iterdir())
 
@@ -156,7 +157,7 @@ class Clock:
 
 def test_a_twin_in_real_time_keeps_its_pace_and_counts_what_is_late(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(actor, "time", clock)
+    monkeypatch.setattr("robot_rl.pace.time", clock)
     pace = Pace(0.1, real_time=True)
     pace.restart()
     for work_s in (0.02, 0.02, 0.3, 0.02, 0.02):

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from robot_rl import checkpoint, losses, nets
 from robot_rl.agents import sac
 from robot_rl.find import find, names
-from robot_rl.types import Agent, Transition
+from robot_rl.types import DEMONSTRATION, POLICY, Agent, Transition
 
 OBSERVATIONS = spaces.Dict(state=spaces.Box(-1.0, 1.0, (5,), np.float32))
 ACTIONS = spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -176,7 +176,7 @@ def test_demonstrations_are_cloned_where_the_batch_marks_them():
     batch = random_batch()
     batch = batch._replace(action=np.full_like(batch.action, 0.9))  # far from the first policy, so never preferred
     distance = {}
-    for source in (0, sac.DEMONSTRATIONS):
+    for source in (POLICY, DEMONSTRATION):
         marked = batch._replace(extra={"source": np.full(batch.reward.shape, source)})
         agent = build("rlpd", cloning_weight=100.0, actor_learning_rate=1e-2, discount=0.0)
         marked = marked._replace(reward=np.ones_like(batch.reward))  # so the critics learn to like what is shown
@@ -184,7 +184,7 @@ def test_demonstrations_are_cloned_where_the_batch_marks_them():
             agent, _ = agent.update(marked)
         action, _, _ = agent.act({"state": batch.obs["state"][0]}, None, key(), False)
         distance[source] = np.abs(np.asarray(action) - 0.9).mean()
-    assert distance[sac.DEMONSTRATIONS] < 0.5 * distance[0], distance
+    assert distance[DEMONSTRATION] < 0.5 * distance[POLICY], distance
 
 
 def test_critic_updates_leave_actor_and_temperature_untouched():

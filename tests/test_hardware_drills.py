@@ -186,7 +186,7 @@ def test_a_killed_robot_with_its_gripper_is_lost_until_it_is_back(arm, settings)
         bench.step()
         twin.kill()
         fault = bench.stopped()
-        assert fault.startswith("arm stopped: connection lost")
+        assert "connection lost" in fault  # whichever of the two is told of first
         state = bench.guarded.read()
         assert bench.step() == fault and bench.guarded.read() is state
         bench.refuses("no twin behind", fault)

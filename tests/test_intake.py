@@ -54,21 +54,28 @@ class Recorded:
     """An actor's log: rows, and the transitions and accounts that a loop of its own would have made of them."""
 
     def __init__(self, log: int, episodes: list[tuple[int, str]]) -> None:
-        """Of each episode how many steps, and how it ends: terminated, truncated or killed."""
+        """Of each episode how many steps, and how it ends: terminated, truncated, killed or discarded."""
         self.rows, self.transitions, self.accounts = [], [], []
+        self.discarded: set[int] = set()
         number = 0
         for episode, (steps, end) in enumerate(episodes):
-            account = EpisodeAccount()
+            account, segment, source = EpisodeAccount(), 0, 0
             self._row(log, number, episode, 0)
             for step in range(1, steps + 1):
                 number += 1
                 reward, cost, info = infos(log, number)
-                ends = (step == steps and end == "terminated", step == steps and end == "truncated")
+                ends = (step == steps and end == "terminated", step == steps and end in ("truncated", "discarded"))
+                info["discarded"] = step == steps and end == "discarded"
+                info["source"] = int(log > 1 and number % 5 in (2, 3))
+                segment += step > 1 and info["source"] != source
+                info["segment"], source = segment, info["source"]
                 row = self._row(log, number, episode, step)
                 row["action"], row["extra/proposed"], row["policy"] = number / 100, number / 50, 1 + number // 2
                 fill_row(row, reward, ends, cost, info)
                 account.add(reward, cost, info)
-                self.transitions.append((log, number - 1, number, reward, cost, float(not ends[0]), episode))
+                came = log, number - 1, number, reward, cost, float(not ends[0]), info["source"]
+                self.transitions.append((*came, (episode, segment)))
+                self.discarded |= {episode} if info["discarded"] else set()
             number += 1
             if steps and end != "killed":
                 self.accounts.append(account)
@@ -85,7 +92,9 @@ class Recorded:
 
 
 EPISODES = st.lists(
-    st.tuples(st.integers(0, 5), st.sampled_from(["terminated", "truncated", "killed"])), min_size=1, max_size=4
+    st.tuples(st.integers(0, 5), st.sampled_from(["terminated", "truncated", "killed", "discarded"])),
+    min_size=1,
+    max_size=4,
 )
 
 
@@ -116,7 +125,7 @@ def held(replay: ReplayBuffer) -> list[tuple]:
         found.append(number)
     np.testing.assert_allclose(batch.action[:, 0], found[1] / 100, rtol=1e-6)
     np.testing.assert_allclose(batch.extra["proposed"][:, 0], found[1] / 50, rtol=1e-6)
-    columns = (logs, *found, batch.reward, batch.extra["cost"], batch.discount)
+    columns = (logs, *found, batch.reward, batch.extra["cost"], batch.discount, batch.extra["source"])
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
@@ -131,8 +140,13 @@ def test_any_order_gives_the_transitions_and_accounts_of_each(played, order) -> 
         taken.append((int(row["log"]), intake.take(row)))
         assert taken[-1][1].policy == row["policy"] and taken[-1][1].step == (row["kind"] == STEP)
         steps += taken[-1][1].step
-    expected = sorted(step[:6] for log in logs for step in log.transitions)
+    expected = sorted(step[:7] for log in logs for step in log.transitions)
     assert sorted(held(replay)) == expected and steps == len(expected)
+    drawn = [held(replay)[slot] for slot in replay._experience.listed]
+    kept = [step for log in logs for step in log.transitions if step[7][0] not in log.discarded]
+    assert sorted(drawn) == sorted(step[:7] for step in kept)
+    shown = [held(replay)[slot] for slot in replay._shown.listed]
+    assert sorted(shown) == sorted(step[:7] for step in kept if step[6])
     for number, log in enumerate(logs, 1):
         accounts = [one.ended.row() for actor, one in taken if actor == number and one.ended is not None]
         np.testing.assert_equal(accounts, [account.row() for account in log.accounts])
@@ -142,24 +156,24 @@ def test_any_order_gives_the_transitions_and_accounts_of_each(played, order) -> 
 
 @FUZZ
 @given(st.lists(EPISODES, min_size=1, max_size=3), st.data())
-def test_every_episode_is_a_segment_of_its_own(played, order) -> None:
+def test_every_stretch_of_an_episode_is_a_segment_of_its_own(played, order) -> None:
     """As a buffer has them to which each actor's transitions were added directly."""
     logs = [Recorded(number, episodes) for number, episodes in enumerate(played, 1)]
     intake, replay = make_intake()
     for row in interleaved(logs, order):
         intake.take(row)
     segments = replay._arrays["segment"][: len(replay)].tolist()
-    episode_of = {step[:3]: (step[0], step[6]) for log in logs for step in log.transitions}
-    pairs = {(segment, episode_of[step[:3]]) for segment, step in zip(segments, held(replay), strict=True)}
-    assert len(pairs) == len({segment for segment, _ in pairs}) == len({episode for _, episode in pairs})
+    stretch_of = {step[:3]: (step[0], step[7]) for log in logs for step in log.transitions}
+    pairs = {(segment, stretch_of[step[:3]]) for segment, step in zip(segments, held(replay), strict=True)}
+    assert len(pairs) == len({segment for segment, _ in pairs}) == len({stretch for _, stretch in pairs})
     direct = ReplayBuffer(500, ENCODER.space, 1, STORED)
     for log in logs:
-        for number, before, after, reward, cost, discount, episode in log.transitions:
+        for number, before, after, reward, cost, discount, source, (episode, stretch) in log.transitions:
             ends = ENCODER.encode(observation(number, before)), ENCODER.encode(observation(number, after))
             extra = {"proposed": np.array([after / 50], np.float32), "cost": cost}
             action = np.array([after / 100])
-            segment = 1000 * number + episode
-            direct.add(ends[0], action, reward, discount == 0.0, False, ends[1], segment, extra)
+            segment = 10_000 * number + 100 * episode + stretch
+            direct.add(ends[0], action, reward, discount == 0.0, False, ends[1], segment, extra, source)
     assert sorted(held(direct)) == sorted(held(replay))
     assert len(direct._aside) == len(replay._aside)  # images are stored once, as often as by each alone
 

@@ -37,8 +37,8 @@ def test_rows_of_three_actors_arrive_byte_for_byte(tmp_path, server) -> None:
 
 def test_the_learner_says_what_it_trains(server, client) -> None:
     assert described(client, pytest.fail, pytest.fail) == {"task": "reach", "run": RUN}
-    assert client._call("Describe", pb.DescribeRequest(schema=1), 5.0)
-    code, words = refusal(client._call, "Describe", pb.DescribeRequest(schema=2), 5.0)
+    assert client._call("Describe", pb.DescribeRequest(schema=wire.SCHEMA), 5.0)
+    code, words = refusal(client._call, "Describe", pb.DescribeRequest(schema=wire.SCHEMA + 1), 5.0)
     assert code is grpc.StatusCode.FAILED_PRECONDITION and "install the same robot-rl on both" in words
 
 
@@ -71,7 +71,7 @@ OTHER = Layout({**LAYOUT.observation, "state": ((4,), "float32")}, 2, LAYOUT.ext
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        ({"schema": 2}, grpc.StatusCode.FAILED_PRECONDITION, "speaks version 2 .* learner 1: install the same"),
+        ({"schema": 1}, grpc.StatusCode.FAILED_PRECONDITION, "speaks version 1 .* learner 2: install the same"),
         ({"run": "other"}, grpc.StatusCode.FAILED_PRECONDITION, "run 'other', this learner's run is 'a1b2': .*--out"),
         ({"actor": ""}, grpc.StatusCode.INVALID_ARGUMENT, "name has 1 to 64"),
         ({"actor": "x" * 65}, grpc.StatusCode.INVALID_ARGUMENT, "name has 1 to 64"),

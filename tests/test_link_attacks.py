@@ -331,7 +331,7 @@ def test_half_messages_on_many_connections(siege) -> None:
             sent, quiet = sent + took, 0 if took else quiet + 1
             time.sleep(0.0 if took else 0.02)
         # All that is taken is one message of each connection, and what HTTP/2 lets the others send unasked.
-        assert (20 << 20) < sent < len(peers) * (size + 8 * 65535)
+        assert (20 << 20) < sent < len(peers) * (size + 8 * wire.WINDOW_BYTES)
     for peer in peers:
         peer.socket.close()
 

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robot_rl.replay import ReplayBuffer, sample_mixture
+from robot_rl.replay import ReplayBuffer
+from robot_rl.types import DEMONSTRATION, INTERVENTION, POLICY
 
 STATE = spaces.Dict(state=spaces.Box(-np.inf, np.inf, (2,), np.float32))
 IMAGES = spaces.Dict(
@@ -225,23 +226,100 @@ def test_an_image_of_another_type_is_refused():
         buffer.add(obs, np.zeros(1), 0.0, False, False, observation(2), 0)
 
 
-def test_mixture_takes_shares_in_order():
-    online, demos = (ReplayBuffer(10, STATE, 1) for _ in range(2))
-    for i in range(10):
-        for buffer, offset in ((online, 0), (demos, 100)):
-            buffer.add(observation(i, STATE), np.zeros(1), i + offset, False, False, observation(i + 1, STATE), 0)
+def shown(buffer, number, source, segment=0):
+    buffer.add(
+        observation(number), np.zeros(1), number, False, False, observation(number + 1), segment,
+        {"clock": np.zeros(1)}, source,
+    )  # fmt: skip
+
+
+def test_what_is_drawn_is_a_query_over_one_buffer():
+    """Experience first and, behind it, the share of what was shown: demonstrations and interventions."""
+    buffer = ReplayBuffer(10, IMAGES, 1, {"clock": (1,)})
+    buffer.reserve(5)
+    for number in range(100, 105):
+        shown(buffer, number, DEMONSTRATION, -1)
+    for number in range(10):
+        shown(buffer, number, INTERVENTION if number in (3, 4) else POLICY, number)
+    assert (len(buffer), buffer.demonstrations) == (10, 5)
     rng = np.random.default_rng(0)
-    batch = sample_mixture(rng, [(online, 0.75), (demos, 0.25)], (3, 8))
-    assert batch.obs["state"].shape == (3, 8, 2)
-    np.testing.assert_array_equal(batch.reward >= 100, np.broadcast_to(np.arange(8) >= 6, (3, 8)))
-    np.testing.assert_array_equal(batch.extra["source"] == 1, batch.reward >= 100)
-    assert (sample_mixture(rng, [(online, 0.0), (demos, 1.0)], (3, 8)).reward >= 100).all()
-    empty = ReplayBuffer(10, STATE, 1)
-    assert (sample_mixture(rng, [(empty, 0.5), (demos, 0.5)], (3, 8)).reward >= 100).all()
-    with pytest.raises(ValueError, match="every replay buffer with a share is empty"):
-        sample_mixture(rng, [(empty, 1.0), (demos, 0.0)], (3, 8))
-    with pytest.raises(ValueError, match=r"share = -0\.5"):
-        sample_mixture(rng, [(online, 1.5), (demos, -0.5)], (3, 8))
+    batch = buffer.sample(rng, (50, 8), 0.25)
+    assert batch.obs["state"].shape == (50, 8, 2)
+    numbers = number_of(batch.obs)
+    np.testing.assert_array_equal(numbers, batch.reward)
+    np.testing.assert_array_equal(numbers + 1, number_of(batch.next_obs))
+    assert set(numbers[:, :6].ravel()) == set(range(10)) and set(numbers[:, 6:].ravel()) == {3, 4, *range(100, 105)}
+    sources = {**dict.fromkeys(range(10), POLICY), 3: INTERVENTION, 4: INTERVENTION}
+    told = [sources.get(int(number), DEMONSTRATION) for number in numbers.ravel()]
+    np.testing.assert_array_equal(batch.extra["source"].ravel(), told)
+    assert set(buffer.sample(rng, (50, 8)).reward.ravel()) == set(range(10))
+    assert set(buffer.sample(rng, (50, 8), 1.0).reward.ravel()) == {3, 4, *range(100, 105)}
+    for number in range(10, 20):  # the interventions are overwritten, the demonstrations are not
+        shown(buffer, number, POLICY, number)
+    assert set(buffer.sample(rng, (50, 8), 1.0).reward.ravel()) == set(range(100, 105))
+
+
+def test_one_query_stands_in_for_the_other_where_that_is_empty():
+    rng = np.random.default_rng(0)
+    buffer = ReplayBuffer(10, STATE, 1)
+    buffer.add(observation(1, STATE), np.zeros(1), 1.0, False, False, observation(2, STATE), 0)
+    assert (buffer.sample(rng, (8,), 0.5).reward == 1.0).all()
+    buffer = ReplayBuffer(10, STATE, 1)
+    buffer.reserve(1)
+    add_demo = (observation(7, STATE), np.zeros(1), 7.0, False, False, observation(8, STATE), -1, None, DEMONSTRATION)
+    buffer.add(*add_demo)
+    assert (buffer.sample(rng, (8,), 0.5).reward == 7.0).all()
+    with pytest.raises(ValueError, match="no room for more than 1 demonstrated steps"):
+        buffer.add(*add_demo)
+    with pytest.raises(ValueError, match="empty"):
+        buffer.sample(rng, (8,))
+    with pytest.raises(ValueError, match=r"shown_share = 1\.5"):
+        buffer.sample(rng, (8,), 1.5)
+    with pytest.raises(ValueError, match="in use"):
+        buffer.reserve(3)
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from([POLICY, INTERVENTION]), st.integers(0, 3)),
+        st.tuples(st.just("discard"), st.just(0), st.integers(0, 3)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 3), EVENTS)
+def test_queries_hold_what_a_list_says(tmp_path_factory, capacity, demos, events):
+    """Under any order of adding, overwriting and discarding, and after a save and a load."""
+    buffer = ReplayBuffer(capacity, STATE, 1)
+    buffer.reserve(demos)
+    for number in range(demos):
+        buffer.add(observation(0, STATE), np.zeros(1), -1 - number, False, False, observation(0, STATE), -1, None, 2)
+    ring = deque(maxlen=capacity)  # [number, source, segment, whether it is drawn]
+    for number, (kind, source, segment) in enumerate(events):
+        if kind == "add":
+            step = observation(0, STATE), np.zeros(1), number, False, False, observation(0, STATE), segment, None
+            buffer.add(*step, source)
+            ring.append([number, source, segment, True])
+        else:
+            buffer.discard([segment])
+            for row in ring:
+                row[3] &= row[2] != segment
+    path = tmp_path_factory.mktemp("replay") / "replay.npz"
+    buffer.save(path)
+    loaded = ReplayBuffer(capacity, STATE, 1)
+    loaded.reserve(demos)
+    for number in range(demos):
+        loaded.add(observation(0, STATE), np.zeros(1), -1 - number, False, False, observation(0, STATE), -1, None, 2)
+    loaded.load(path)
+    wanted = {0.0: {row[0] for row in ring if row[3]}, 1.0: {row[0] for row in ring if row[3] and row[1]}}
+    wanted[1.0] |= {-1 - number for number in range(demos)}
+    for share, numbers in wanted.items():
+        if numbers:
+            drawn = [each.sample(np.random.default_rng(1), (400,), share).reward for each in (buffer, loaded)]
+            assert set(drawn[0].tolist()) == numbers
+            np.testing.assert_array_equal(*drawn)
 
 
 def test_empty_and_impossible_buffers_say_so():

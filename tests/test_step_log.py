@@ -343,7 +343,7 @@ def test_what_is_no_log_is_refused_in_words(tmp_path, thirteen) -> None:
     with pytest.raises(ValueError, match="is not a log of steps: give"):
         StepLog(tmp_path / "other")
     for old, new in (
-        ('"format": 1', '"format": 2'),
+        ('"format": 2', '"format": 1'),
         ('"action_dim": 2', '"action_dim": 3'),
         ('"attributes": {', '"attributes": 3, "x": {'),
         ("{", ""),

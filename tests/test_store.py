@@ -100,7 +100,7 @@ def test_costs_come_back_and_are_0_where_none_were_told(tmp_path: Path) -> None:
     encoder = Encoder.from_space(SPACE)
     buffer = ReplayBuffer(10, encoder.space, 3, {"cost": (), "proposed": (3,)})
     load_into(buffer, EpisodeReader(tmp_path / "demos.zarr"), encoder)
-    batch = buffer.gather(np.arange(8))
+    batch = buffer.gather(buffer.capacity + np.arange(8))
     np.testing.assert_array_equal(batch.extra["cost"], np.append(told.cost, np.zeros(3)))
     np.testing.assert_array_equal(batch.extra["proposed"], batch.action)
 
@@ -353,8 +353,8 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
 def test_loading_into_a_replay_buffer_keeps_ends_and_episodes_apart(path: Path) -> None:
     encoder = Encoder.from_space(SPACE)
     buffer = ReplayBuffer(1000, encoder.space, 3)
-    assert load_into(buffer, EpisodeReader(path), encoder, episodes=2) == len(buffer) == 140
-    batch = buffer.gather(np.arange(140))
+    assert load_into(buffer, EpisodeReader(path), encoder, episodes=2) == buffer.demonstrations == 140
+    batch = buffer.gather(buffer.capacity + np.arange(140))
     for segment in range(2):
         episode, rows = make_episode(segment, 70), slice(70 * segment, 70 * (segment + 1))
         np.testing.assert_array_equal(batch.obs["state"][rows], episode.observation["pose/xy"][:-1].astype(np.float32))

@@ -29,6 +29,7 @@ SETTINGS = {
     "rlpd": [*SMALL, "critics=3", "learning_starts=20"],
     "sac": [*SMALL, "start_steps=40", "learning_starts=40"],
     "bc": SMALL,
+    "hg_dagger": [*SMALL, "pretrain_updates=101"],
 }
 TRAIN = {"eval_episodes": 5, "checkpoint_every": 60, "demo_episodes": 4, "window": 5, "log_every": 50}
 

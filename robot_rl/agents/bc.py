@@ -1,4 +1,6 @@
-"""Behaviour cloning: a tanh-Gaussian fitted to demonstrations, by log-likelihood or by squared error."""
+"""Behaviour cloning: a tanh-Gaussian fitted to demonstrations, by log-likelihood or by squared error.
+
+``online`` it acts as well and learns from corrections, too: agents/hg_dagger.py is this with other numbers."""
 
 from __future__ import annotations
 
@@ -30,9 +32,11 @@ class Config:
 
     batch_size: int = number(256, 1, 65536, "transitions per update")
     utd_ratio: int = number(1, 1, 1000, "updates per step")
-    demo_share: float = number(1.0, 1.0, 1.0, "demonstrations are all there is")
-    start_steps: int = number(0, 0, 0, "the environment is only used to evaluate")
-    learning_starts: int = number(0, 0, 0, "the environment is only used to evaluate")
+    online: bool = False  # act, and learn from corrections as well; else the environment is only used to evaluate
+    pretrain_updates: int = number(0, 0, 10**9, "online: updates from demonstrations alone, before it acts")
+    demo_share: float = number(1.0, 1.0, 1.0, "what was shown is all there is")
+    start_steps: int = number(0, 0, 0, "it never acts at random")
+    learning_starts: int = number(0, 0, 10**9, "online: environment steps before the updates of each step begin")
 
     def __post_init__(self) -> None:
         check(self)

@@ -3,6 +3,7 @@
 One update is ``utd_ratio`` critic updates, each followed by a Polyak step of the target, then one update of the actor
 and one of the temperature, all in one compiled scan. Every network has its own optimiser, so that a network that is
 not updated does not move at all (Adam on a zero gradient still moves). ``constraint`` bounds costs: _constraint.py.
+``gripper`` = discrete makes the last component of the action a choice: _grasp.py.
 """
 
 from __future__ import annotations
@@ -17,12 +18,10 @@ import optax
 from gymnasium import spaces
 
 from robot_rl import losses, nets
-from robot_rl.agents import _constraint
+from robot_rl.agents import _constraint, _grasp
 from robot_rl.config import check, choice, number
 from robot_rl.spaces import STATE, action_size, state_size
-from robot_rl.types import Transition
-
-DEMONSTRATIONS = 1  # of ``extra["source"]``; anything else is experience
+from robot_rl.types import POLICY, Transition
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,22 @@ class Config:
     risk_threshold: float = number(0.2, 0.0, 1.0, "recovery: risk from which on an action is replaced")
     candidates: int = number(64, 2, 65536, "recovery: actions to find the least risky of, half of them the policy's")
 
+    gripper: str = choice("continuous", _grasp.GRIPPERS, "what the last component of the action is")
+    grasp_penalty: float = number(0.02, 0.0, 100.0, "discrete: reward that a command to the gripper costs its critic")
+    grasp_epsilon: float = number(0.05, 0.0, 1.0, "discrete: share of steps that explore with any choice")
+    grasp_margin: float = number(0.05, 0.0, 100.0, "discrete: value by which a choice that was shown stays ahead")
+
     batch_size: int = number(256, 1, 65536, "transitions per critic update")
     utd_ratio: int = number(1, 1, 1000, "critic updates per environment step, and per actor update")
-    demo_share: float = number(0.0, 0.0, 1.0, "share of each batch that comes from demonstrations")
+    pretrain_updates: int = number(0, 0, 10**9, "critic updates from demonstrations alone, before it acts")
+    demo_share: float = number(0.0, 0.0, 1.0, "share of each batch that was shown: demonstrations and interventions")
     start_steps: int = number(1000, 0, 10**9, "uniformly random environment steps first, where there are no demos")
     learning_starts: int = number(1000, 0, 10**9, "environment steps before the first update")
+
+    @property
+    def online(self) -> bool:
+        """Whether it acts; from demonstrations alone it learns without."""
+        return self.demo_share < 1.0
 
     def __post_init__(self) -> None:
         check(self)
@@ -68,6 +78,10 @@ class Config:
             raise ValueError(f"target_critics = {self.target_critics}: give at most critics = {self.critics}")
         if not self.log_std_range[0] < self.log_std_range[1]:
             raise ValueError(f"log_std_range = {self.log_std_range}: give low, high")
+        if self.gripper == "discrete" and self.constraint != "none":
+            raise ValueError(
+                f"constraint = '{self.constraint}' learns costs of continuous actions: give gripper = 'continuous'"
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -78,9 +92,10 @@ class SAC:
     target: Any  # parameters like the critic's
     temperature: nets.Trained  # log alpha, scalar
     cost: _constraint.Cost | None  # None where nothing is constrained
+    grasp: _grasp.Grasp | None  # None where the gripper is continuous
     key: jax.Array
     config: Config = field(metadata={"static": True})
-    action_dim: int = field(metadata={"static": True})
+    action_dim: int = field(metadata={"static": True})  # of the actor, without a discrete gripper
 
     def start(self) -> None:
         """A flat policy carries nothing."""
@@ -93,17 +108,17 @@ class SAC:
         if self.config.constraint == "recovery":
             action, proposed = _act_safely(self.policy, obs[STATE], key, self.config, self.action_dim, explore)
             return action, carry, {"proposed": proposed}
-        return _act(self.actor.params, obs[STATE], key, self.config, self.action_dim, explore), carry, {}
+        return _act(self.policy, obs[STATE], key, self.config, self.action_dim, explore), carry, {}
 
     def update(self, batch: Transition) -> tuple[SAC, dict[str, jax.Array]]:
         """``batch`` leaves are (U, B, ...): U critic updates, one of the actor, one of the temperature.
 
-        ``batch.extra["source"]`` (U, B), where there is one, is DEMONSTRATIONS for rows to clone. Raises ValueError
+        ``batch.extra["source"]`` (U, B), where there is one, is other than POLICY for rows to clone. Raises ValueError
         where ``batch.extra`` lacks what is ``stored``.
         """
         source = (batch.extra or {}).get("source")
         batch = _constraint.take(batch, self.config, self.action_dim)
-        return _update(self, batch, None if source is None else source[-1] == DEMONSTRATIONS)
+        return _update(self, batch, None if source is None else source != POLICY)
 
     @property
     def stored(self) -> dict[str, tuple[int, ...]]:
@@ -112,13 +127,19 @@ class SAC:
 
     @property
     def policy(self) -> Any:
-        """Parameters of the actor; with recovery (actor, risk critic)."""
+        """Parameters of the actor; with recovery (actor, risk critic), with a discrete gripper (actor, its critic)."""
+        if self.grasp is not None:
+            return self.actor.params, self.grasp.critic.params
         if self.config.constraint == "recovery":
             assert self.cost is not None
             return self.actor.params, self.cost.critic.params
         return self.actor.params
 
     def with_policy(self, policy: Any) -> SAC:
+        if self.grasp is not None:
+            policy, choice = policy
+            grasp = self.grasp._replace(critic=self.grasp.critic._replace(params=choice))
+            return replace(self, actor=self.actor._replace(params=policy), grasp=grasp)
         if self.config.constraint == "recovery":
             assert self.cost is not None
             policy, risk = policy
@@ -130,6 +151,10 @@ class SAC:
 def make(config: Config, observation_space: spaces.Space, action_space: spaces.Space, seed: int) -> SAC:
     """Raises ValueError for images (state-only for now) and for actions that are not a Box in [-1, 1]."""
     state_dim, action_dim = state_size(observation_space), action_size(action_space)
+    if config.gripper == "discrete":
+        action_dim -= 1
+        if not action_dim:
+            raise ValueError("gripper = 'discrete': the only component of the action would be a choice")
     key, actor_key, critic_key = jax.random.split(jax.random.key_data(jax.random.key(seed)), 3)
     actor = _actor(config, action_dim).init(actor_key, jnp.zeros((1, state_dim)))["params"]
     critic = nets.init_ensemble(_critic(config), critic_key, config.critics, state_dim, action_dim)
@@ -141,6 +166,7 @@ def make(config: Config, observation_space: spaces.Space, action_space: spaces.S
         critic,
         nets.trained(optax.adam(config.temperature_learning_rate), temperature),
         _constraint.make(config, _critic(config), cost_key, state_dim, action_dim),
+        _grasp.make(config, jax.random.fold_in(critic_key, 2), state_dim),
         key,
         config,
         action_dim,
@@ -157,9 +183,14 @@ def _critic(config: Config) -> nets.Critic:
 
 
 @partial(jax.jit, static_argnames=("config", "action_dim", "explore"))
-def _act(params: Any, state: jax.Array, key: jax.Array, config: Config, action_dim: int, explore: bool) -> jax.Array:
+def _act(policy: Any, state: jax.Array, key: jax.Array, config: Config, action_dim: int, explore: bool) -> jax.Array:
+    params, choice = policy if config.gripper == "discrete" else (policy, None)
     mean, log_std = nets.apply_gaussian(_actor(config, action_dim), params, state)
-    return nets.sample_squashed(key, mean, log_std)[0] if explore else jnp.tanh(mean)
+    action = nets.sample_squashed(key, mean, log_std)[0] if explore else jnp.tanh(mean)
+    if choice is None:
+        return action
+    key = jax.random.fold_in(key, 1) if explore else key
+    return jnp.concatenate([action, _grasp.act(choice, state, key, config, explore)], axis=-1)
 
 
 @partial(jax.jit, static_argnames=("config", "action_dim", "explore"))
@@ -187,13 +218,18 @@ def _draw(agent: SAC, actor_params: Any, state: jax.Array, key: jax.Array) -> tu
 @jax.jit
 def _update(agent: SAC, batch: Transition, is_expert: jax.Array | None) -> tuple[SAC, dict[str, jax.Array]]:
     key, next_key, subset_key, actor_key = jax.random.split(agent.key, 4)
-    cost_metrics: dict[str, jax.Array] = {}
+    more: dict[str, jax.Array] = {}
     if agent.cost is not None:
-        agent, cost_metrics = _update_cost(agent, agent.cost, batch, next_key, actor_key)
+        agent, more = _update_cost(agent, agent.cost, batch, next_key, actor_key)
         batch = batch._replace(action=batch.extra.get("proposed", batch.action), extra=None)
+    if agent.grasp is not None:
+        states = batch.obs[STATE], batch.next_obs[STATE]
+        grasp, more = _grasp.update(agent.grasp, batch, *states, is_expert, agent.config)
+        agent, batch = replace(agent, grasp=grasp), batch._replace(action=batch.action[..., :-1])
     agent, critic_metrics = _update_critics(agent, batch, next_key, subset_key)
-    agent, actor_metrics = _update_actor(agent, batch.obs[STATE][-1], batch.action[-1], is_expert, actor_key)
-    return replace(agent, key=key), critic_metrics | actor_metrics | cost_metrics
+    expert = None if is_expert is None else is_expert[-1]
+    agent, actor_metrics = _update_actor(agent, batch.obs[STATE][-1], batch.action[-1], expert, actor_key)
+    return replace(agent, key=key), critic_metrics | actor_metrics | more
 
 
 def _update_cost(

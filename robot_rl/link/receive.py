@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 
 from robot_rl.step_log import FIRST, STEP, UNKNOWN, Layout, StepLog, intact
+from robot_rl.types import INTERVENTION, POLICY
 
 LARGEST = 1e30  # number in an observation: beyond it, what is scaled and stored as float32 might not be finite
 
@@ -94,7 +95,7 @@ def _disorder(rows: np.ndarray, log: Log) -> str:
 
 def nonsense(rows: np.ndarray, layout: Layout) -> str:
     """The first field of ``rows`` that holds what no environment gives; empty where there is none."""
-    for name in ("terminated", "truncated", "fault", *(f"obs/{name}" for name in layout.observation)):
+    for name in ("terminated", "truncated", "fault", "discarded", *(f"obs/{name}" for name in layout.observation)):
         if rows[name].dtype.kind == "b" and (rows[name].view(np.uint8) > 1).any():
             return f"{name} is neither true nor false"
     for name in (*(f"obs/{name}" for name in layout.observation), *(f"extra/{name}" for name in layout.extra)):
@@ -106,6 +107,8 @@ def nonsense(rows: np.ndarray, layout: Layout) -> str:
         return "action is not in [-1, 1]"
     if (rows["success"] < UNKNOWN).any() or (rows["success"] > 1).any():  # the least int8 has no absolute value
         return "success is neither told nor unknown"
+    if not np.isin(rows["source"], (POLICY, INTERVENTION)).all():
+        return "source is neither the policy nor an intervention"
     if np.isinf(rows["cost"]).any() or np.isinf(rows["energy"]).any():
         return "cost or energy is not finite"
     return ""

@@ -14,10 +14,11 @@ from robot_rl.link import link_pb2 as pb
 from robot_rl.link.security import CHANNEL_OPTIONS, SERVER_OPTIONS
 from robot_rl.step_log import DTYPES
 
-SCHEMA = 1
+SCHEMA = 2
 SERVICE = "robot_rl.link.Link"
 APPEND_BYTES = 1 << 20  # of rows in a message, or one row where that is more
 MESSAGE_BYTES = 128 << 10  # the largest message that a learner takes has that much more
+WINDOW_BYTES = 128 << 10  # that a learner takes of a call before it has a place for it; more only helps far networks
 POLICY_BYTES = 512 << 20  # the largest that an actor takes: its learner is one that it knows
 UNLIMITED = 2**64 - 1
 KEEP_ALIVE_MS = 2_000  # a peer that is silent for twice as long is taken for gone
@@ -48,6 +49,9 @@ def server_options(connections: int, calls: int, row_bytes: int) -> list[tuple[s
         ("grpc.max_metadata_size", 8 << 10),
         ("grpc.absolute_max_metadata_size", 16 << 10),
         ("grpc.max_concurrent_streams", calls),
+        # A window that grows with what a slow machine takes for a long way would let every peer send all it wants.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.server_handshake_timeout_ms", 3_000),
         ("grpc.max_connection_idle_ms", 5_000),
