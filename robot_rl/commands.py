@@ -86,8 +86,8 @@ def choose(
         (command.gym, "", GYM) if command.gym else (task or command.task or "", command.arm, command.world)
     )
     settings = rig.words(rig_file, arm, world, sum(command.set, ()))
-    given = str(demos) if demos else None
-    return choose_run(task, arm, world, command.agent, train, settings, given, rig.load(rig_file).teleop)
+    device = rig.load(rig_file).teleop
+    return choose_run(task, arm, world, command.agent, train, settings, str(demos) if demos else None, device)
 
 
 def record_demonstrations(command: cli.Record) -> int:

@@ -108,6 +108,7 @@ def measure(
 def judge(played: list[Episode], energies: list[EpisodeEnergy], successes: int | None, seed: int) -> Evaluation:
     """What episodes come to."""
     count = len(played)
+    cycles = [len(episode) for episode in played if episode.succeeded]
     costs = [episode.cost for episode in played if episode.cost is not None]
     cycles = [len(episode) for episode in played if episode.succeeded]
     return Evaluation(

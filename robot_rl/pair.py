@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robot_rl.alternation import BACKWARD, FORWARD, ROLES, Alternation, begin_turn
 from robot_rl.build import REMOTE
 from robot_rl.demo import check_demonstrations
 from robot_rl.episode import episode_seed
@@ -43,7 +44,6 @@ from robot_rl.session import (
 )
 from robot_rl.trackers import check_tracker
 from robot_rl.train import overseeing, play
-from robot_rl.turns import BACKWARD, FORWARD, ROLES, Turns, begin_turn
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -58,7 +58,7 @@ class Pair:
 
     folder: Path
     sessions: dict[str, Session]
-    turns: Turns
+    turns: Alternation
 
     @property
     def steps(self) -> int:
@@ -114,7 +114,7 @@ def train_pair(runs: Mapping[str, Run], folder: Path) -> dict[str, Any]:
             if runs[role].demo_share > 0:
                 check_demonstrations(runs[role], envs[role], "cost" in made[role][1].stored)
         sessions = {role: make_session(runs[role], folder / role, envs[role], *made[role]) for role in ROLES}
-        pair = Pair(folder, sessions, Turns())
+        pair = Pair(folder, sessions, Alternation())
         with _overseeing(pair):
             for role in ROLES:
                 create(folder / role, runs[role])
@@ -141,7 +141,7 @@ def resume_pair(folder: Path, steps: int | None = None) -> dict[str, Any]:
             role: make_session(runs[role], folder / role, envs[role], *make_agent(runs[role], envs[role]))
             for role in ROLES
         }
-        pair = Pair(folder, sessions, Turns())
+        pair = Pair(folder, sessions, Alternation())
         with _overseeing(pair):
             return _train(pair, resume=True)
     finally:
@@ -251,9 +251,9 @@ def _save(pair: Pair, logs: Mapping[str, MetricsLog]) -> None:
 def _restore(pair: Pair) -> dict[str, Path]:
     """Go on from the checkpoints that pair.json names, and return them by role, for their replays; a newer one was made
     just before a crash, and goes."""
-    saved = {}
     state = read_json(pair.folder / "pair.json", _RESTORE)
     pair.turns.placements = int(state["turns"]["placements"])
+    saved: dict[str, Path] = {}
     for role, session in pair.sessions.items():
         step = state["checkpoints"].get(role)
         for path in checkpoints(session.folder):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def train(command: cli.Train) -> int:
     """``robot-rl train --reset-task``, or ``--resume`` of such a folder: prints the summary as one JSON object."""
     from robot_rl import pair
+    from robot_rl.alternation import BACKWARD, FORWARD
     from robot_rl.interrupt import Interrupted
-    from robot_rl.turns import BACKWARD, FORWARD
 
     try:
         if command.resume is not None:
@@ -47,11 +47,11 @@ def train(command: cli.Train) -> int:
 def evaluate(command: cli.Eval) -> int:
     """``robot-rl eval`` of a pair: both policies in turns, nobody putting anything back."""
     from robot_rl import pair
+    from robot_rl.alternation import BACKWARD, FORWARD, ROLES
     from robot_rl.log import Progress, percent
     from robot_rl.pair_evaluate import evaluate_pair
     from robot_rl.rig import words
     from robot_rl.run import load, load_agent
-    from robot_rl.turns import BACKWARD, FORWARD, ROLES
 
     for name in ("checkpoint", "sample"):
         if getattr(command, name):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from robot_rl.alternation import ROLES, Alternation, begin_turn
 from robot_rl.energy import EpisodeEnergy
 from robot_rl.episode import Episode, episode_seed, rollout
 from robot_rl.evaluate import Evaluation, judge, policy
-from robot_rl.turns import ROLES, Turns, begin_turn
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -54,7 +54,7 @@ def evaluate_pair(
     stop: Callable[[], bool] = lambda: False,
 ) -> PairEvaluation:
     """Alternate the most likely actions of both for ``episodes`` episodes, fewer where ``stop`` says so."""
-    turns, outcomes = Turns(), list[bool]()
+    turns, outcomes = Alternation(), list[bool]()
     played: dict[str, list[Episode]] = {role: [] for role in ROLES}
     energies: dict[str, list[EpisodeEnergy]] = {role: [] for role in ROLES}
     envs = {role: player[0] for role, player in players.items()}

@@ -272,6 +272,29 @@ def test_a_person_keeps_control_by_button_or_while_moving(reach):
     assert device.closed
 
 
+def test_one_person_looks_after_two_tasks_of_an_arm(monkeypatch):
+    """With one device, opened once: each task gets its own action, and closing both closes it once and for all."""
+    one = build.make_env("object_relocation")
+    two = build.make_env("object_relocation_back", beside=one)
+    device = FakeDevice(Reading(np.array([0.0, 0.0, 0.5, 0.0, 0.0, 0.0]), gripper=1.0, active=True))
+    made: list[Any] = []
+    plugin = type("Plugin", (), {"make": staticmethod(lambda config: made.append(config) or device)})
+    monkeypatch.setattr(intervention, "find", lambda folder, name: plugin)
+    config = intervention.Config(by="keyboard")
+    first = make_overseer(config, None, one)
+    second = make_overseer(config, None, two, same=first)
+    assert len(made) == 1
+    for env, person in ((one, first), (two, second)):
+        env.reset(seed=0)
+        person.begin(0)
+        action = person({}).action
+        assert env.action_space.contains(action) and action[6] == 1.0
+    first.close()
+    second.close()
+    assert device.closed
+    one.close()
+
+
 def test_a_device_that_is_gone_says_so_once_and_stops(reach):
     reach.reset(seed=1)
     gone = Reading(np.zeros(6), events=frozenset({"stop"}), fault="mouse is gone: plug it in", age_s=math.inf)

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robot_rl import cli, pair, run, runs
+from robot_rl.alternation import BACKWARD, FORWARD, ROLES, Alternation, begin_turn
 from robot_rl.build import make_env
 from robot_rl.episode import rollout
 from robot_rl.interrupt import Interrupted, StopSignals
 from robot_rl.log import read_columns
 from robot_rl.run import TrainConfig, choose
-from robot_rl.turns import BACKWARD, FORWARD, ROLES, Turns, begin_turn
 
 TASKS = {FORWARD: "object_relocation", BACKWARD: "object_relocation_back"}
 SMALL = ["hidden=8,8", "batch_size=8", "utd_ratio=1", "start_steps=10", "learning_starts=10"]
@@ -25,7 +25,7 @@ SMALL = ["hidden=8,8", "batch_size=8", "utd_ratio=1", "start_steps=10", "learnin
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60), st.integers(1, 6))
 def test_a_success_hands_over_a_failure_tries_again_and_a_person_comes_after_so_many(told, ask_after):
-    turns, in_a_row, placed = Turns(), 0, 0
+    turns, in_a_row, placed = Alternation(), 0, 0
     for success, fault in told:
         if not turns.in_order:
             turns.put_in_order(BACKWARD)
@@ -58,7 +58,7 @@ def begin(envs, turns, said=None, world="sim", behind=FORWARD):
 
 
 def test_a_turn_begins_placed_only_when_the_world_is_out_of_order():
-    envs, turns, said = {role: World(role) for role in ROLES}, Turns(), []
+    envs, turns, said = {role: World(role) for role in ROLES}, Alternation(), []
     assert begin(envs, turns, said) == FORWARD and envs[FORWARD].resets == [(1, None)] and not said
     turns.count(True, False, 3)
     assert begin(envs, turns) == BACKWARD and envs[BACKWARD].resets == [(2, {"go_home": True})]
@@ -70,28 +70,28 @@ def test_a_turn_begins_placed_only_when_the_world_is_out_of_order():
 
 def test_a_task_that_is_done_before_it_begins_hands_over():
     envs = {FORWARD: World(FORWARD, done=True), BACKWARD: World(BACKWARD)}
-    turns = Turns(in_order=True, placements=1, failures=2)
-    assert begin(envs, turns) == BACKWARD and turns == Turns(BACKWARD, 0, True, 1)
+    turns = Alternation(in_order=True, placements=1, failures=2)
+    assert begin(envs, turns) == BACKWARD and turns == Alternation(BACKWARD, 0, True, 1)
 
 
 @pytest.mark.parametrize("fault", ["done", "stuck"])
 def test_an_arm_that_does_not_come_home_or_a_world_that_cannot_be_is_for_a_person(fault):
     envs = {role: World(role, **{fault: True}) for role in ROLES}
-    turns, said = Turns(in_order=True, placements=1), []
+    turns, said = Alternation(in_order=True, placements=1), []
     assert begin(envs, turns, said) == FORWARD and turns.person_resets == 1 and said
 
 
 def test_a_real_arm_waits_for_a_person_and_refuses_without_a_terminal(monkeypatch):
-    envs, turns, said = {role: World(role) for role in ROLES}, Turns(), []
+    envs, turns, said = {role: World(role) for role in ROLES}, Alternation(), []
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     with pytest.raises(RuntimeError, match="terminal"):
         begin(envs, turns, said, world="hardware")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdin.readline", lambda: "\n", raising=False)
-    assert begin(envs, Turns(), said, world="hardware") == FORWARD and "press Enter" in said[-1]
+    assert begin(envs, Alternation(), said, world="hardware") == FORWARD and "press Enter" in said[-1]
     monkeypatch.setattr("sys.stdin.readline", lambda: "", raising=False)
     with pytest.raises(RuntimeError, match="gone"):
-        begin(envs, Turns(), said, world="hardware")
+        begin(envs, Alternation(), said, world="hardware")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def envs():
 
 def test_two_experts_relocate_an_object_over_and_over_and_nobody_touches_it(envs):
     """Time goes on without a break, and where an episode begins is where the last one has left the cube."""
-    turns, clock_s, cube_m, roles = Turns(), 0.0, None, []
+    turns, clock_s, cube_m, roles = Alternation(), 0.0, None, []
     arm = envs[FORWARD].unwrapped.arm
     assert envs[BACKWARD].unwrapped.arm is arm
     for index in range(6):

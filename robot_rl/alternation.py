@@ -11,7 +11,7 @@ FORWARD, BACKWARD = ROLES = ("forward", "backward")
 
 
 @dataclass
-class Turns:
+class Alternation:
     """A success hands over; after a failure the object is still where the same role wants it, so it tries again."""
 
     role: str = FORWARD
@@ -44,7 +44,12 @@ class Turns:
 
 
 def begin_turn(
-    envs: Mapping[str, Any], turns: Turns, seeds: Mapping[str, int], behind: str, say: Callable[[str], None], world: str
+    envs: Mapping[str, Any],
+    turns: Alternation,
+    seeds: Mapping[str, int],
+    behind: str,
+    say: Callable[[str], None],
+    world: str,
 ) -> Any:
     """Bring the arm to the start of the next episode, whose role ``turns`` then names; returns the observation.
 
