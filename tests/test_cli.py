@@ -66,7 +66,7 @@ def test_tasks_lists_every_plugin_with_what_it_says_of_itself(capsys: pytest.Cap
     ("args", "words"),
     [
         (["--task", "peg_insrt"], ["peg_insert", "reach", "Did you mean 'peg_insert'"]),
-        (["--task", "reach", "--agent", "rldp"], ["bc, rlpd, sac", "Did you mean 'rlpd'"]),
+        (["--task", "reach", "--agent", "rldp"], ["bc, drq, rlpd, sac", "Did you mean 'rlpd'"]),
         (["--task", "reach", "--arm", "pandda"], ["ur5e", "Did you mean 'panda'"]),
         (["--task", "reach", "--world", "smi"], ["Did you mean 'sim'"]),
         (["--task", "reach", "--set", "agent.utd=3"], ["batch_size", "Did you mean 'utd_ratio'"]),
