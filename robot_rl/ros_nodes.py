@@ -104,7 +104,7 @@ def camera(
             # Ten pictures a second with shadows would take a whole core from the arm and the policy.
             render=partial(twin.show, width=width_px, height=height_px, camera=name, shadows=False),
             geoms=twin.geoms,
-            fovy_rad=twin.fovy_rad,
+            fovy_rad=twin.fovy_rad(name),
             scene=built.scene,
             bounds=built.bounds,
             names=messages.names_of(arm, twin.limits.dof),

@@ -45,10 +45,11 @@ class Picture:
     def data(self) -> mujoco.MjData:
         return mujoco.MjData(self._model)
 
-    @property
-    def fovy_rad(self) -> float:
-        """The vertical field of view; pixels are square."""
-        return math.radians(self._model.vis.global_.fovy)
+    def fovy_rad(self, camera: str) -> float:
+        """The vertical field of view of a camera; pixels are square."""
+        if CAMERAS[camera]:
+            return math.radians(self._model.vis.global_.fovy)
+        return math.radians(self._model.camera(camera).fovy[0])
 
     def move(self, q_rad: np.ndarray, gripper: float, props: Mapping[str, np.ndarray]) -> None:
         """Take a configuration. ``props``: part -> (7,) m, xyzw, of every prop but tools, whose poses are not read.

@@ -249,10 +249,9 @@ class Twin:
         self._picture.bend(q_rad, gripper)
         return self._picture.arm()
 
-    @property
-    def fovy_rad(self) -> float:
-        """The vertical field of view of pictures; pixels are square."""
-        return self._picture.fovy_rad
+    def fovy_rad(self, camera: str = "front") -> float:
+        """The vertical field of view of a camera's pictures; pixels are square."""
+        return self._picture.fovy_rad(camera)
 
     def _settle(self) -> None:
         self._tick.tau_nm[:] = 0.0

@@ -17,7 +17,7 @@ from controllers import images, messages
 from controllers.camera_node import CameraNode, View
 from controllers.ros import RosContext
 from hardware.cameras import ros_image
-from robot_rl import ros_nodes, video
+from robot_rl import gl, ros_nodes
 from robot_rl.build import make_configs
 from robot_rl.find import find
 from robot_rl.types import Bounds, Geom, Prop, Scene
@@ -346,7 +346,7 @@ def test_camera_info_projects_where_the_renderer_draws():
     right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
     optical = np.stack([right, np.cross(forward, right), forward])  # x right, y down, z ahead
     eye = np.array(view["lookat"]) - view["distance"] * forward
-    info = images.to_camera_info(width, height, twin.fovy_rad, "front_optical_frame", 1)
+    info = images.to_camera_info(width, height, twin.fovy_rad(), "front_optical_frame", 1)
     lens = np.array(info.k).reshape(3, 3)
     np.testing.assert_array_equal(np.array(info.p).reshape(3, 4)[:, :3], lens)
     for place in ([0.5, 0.4, 0.1], [0.6, -0.35, 0.5], [0.3, 0.3, 0.75]):
@@ -364,7 +364,7 @@ def test_camera_info_projects_where_the_renderer_draws():
 
 def test_without_gl_the_remedy_is_named(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    monkeypatch.setattr(video, "_LIBRARIES", {"egl": ("libNotThere.so.1",)})
+    monkeypatch.setattr(gl, "_LIBRARIES", {"egl": ("libNotThere.so.1",)})
     with pytest.raises(OSError, match="apt-get install libegl1"):
         ros_nodes.camera(TASK, "panda", "/lab")
 
@@ -372,8 +372,8 @@ def test_without_gl_the_remedy_is_named(monkeypatch):
 def test_a_camera_of_nothing(ros_domain):
     with pytest.raises(LookupError, match="peg_insert"):
         ros_nodes.camera("peg_insrt", "panda", "/lab")
-    with pytest.raises(LookupError, match="unknown camera 'wrist': there is front"):
-        ros_nodes.camera(TASK, "panda", "/lab", name="wrist")
+    with pytest.raises(LookupError, match="unknown camera 'wirst': there is front, side, wrist"):
+        ros_nodes.camera(TASK, "panda", "/lab", name="wirst")
     with pytest.raises(ValueError, match="give at most 1280 x 960"):
         ros_nodes.camera(TASK, "panda", "/lab", width_px=2000)
     with pytest.raises(ValueError, match="rate_hz = 0"):
