@@ -26,7 +26,10 @@ def fill_row(
 ) -> None:
     """Write what a step came to into ``row`` (), of a ``Layout.dtype``; its header and its arrays are the caller's."""
     row["source"], row["segment"] = info.get("source", POLICY), info.get("segment", 0)
-    row["discarded"] = info.get("discarded", False)
+    row["discarded"], row["called"] = info.get("discarded", False), info.get("called", False)
+    true_success = info.get("true_success")
+    row["true_success"] = UNKNOWN if true_success is None else true_success
+    row["classifier"] = info.get("classifier_version", 0)
     row["reward"], row["cost"] = reward, math.nan if cost is None else cost
     row["terminated"], row["truncated"] = ends
     success = success_of(info)
@@ -38,7 +41,11 @@ def fill_row(
 def _info(row: np.ndarray) -> dict[str, Any]:
     """What ``fill_row`` was given."""
     info: dict[str, Any] = {"fault": bool(row["fault"]), "discarded": bool(row["discarded"])}
-    info |= {"source": int(row["source"]), "segment": int(row["segment"])}
+    info |= {"source": int(row["source"]), "segment": int(row["segment"]), "called": bool(row["called"])}
+    if row["classifier"]:
+        info["classifier_version"] = int(row["classifier"])
+    if row["true_success"] != UNKNOWN:
+        info["true_success"] = bool(row["true_success"])
     if row["success"] != UNKNOWN:
         info["success"] = bool(row["success"])
     if not np.isnan(row["energy"]).all():
@@ -97,7 +104,7 @@ class Intake:
             stream.segments[info["segment"]] = self._segments
             self._segments += 1
         segment = stream.segments[info["segment"]]
-        self._replay.add(stream.obs, action, reward, *ends, obs, segment, extra, info["source"])
+        self._replay.add(stream.obs, action, reward, *ends, obs, segment, extra, info["source"], info["called"])
         stream.obs = obs
         stream.account.add(reward, cost, info)
         if info["discarded"]:

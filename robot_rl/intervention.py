@@ -219,7 +219,7 @@ class Oversight:
         if event in ("success", "fail"):
             succeeded = event == "success"
             reward += float(succeeded) - float(bool(success_of(info)))
-            return reward, True, False, told | {"success": succeeded}
+            return reward, True, False, told | {"success": succeeded, "called": True}
         if event:
             told["discarded"] = event == "discard"
             return reward, terminated, not terminated, told

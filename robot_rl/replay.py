@@ -100,7 +100,7 @@ class ReplayBuffer:
         self._rows |= {f"extra/{name}": (shape, np.float32) for name, shape in self._extra.items()}
         self._rows |= {"action": ((action_dim,), np.float32), "reward": ((), np.float32)}
         self._rows |= {"terminated": ((), np.bool_), "truncated": ((), np.bool_)}
-        self._rows |= {"segment": ((), np.int64), "source": ((), np.uint8)}
+        self._rows |= {"segment": ((), np.int64), "source": ((), np.uint8), "called": ((), np.bool_)}
         if self._images:
             self._rows["next_slot"] = (), np.int64
         self._arrays: dict[str, np.ndarray] = {}  # (slots, ...)
@@ -148,12 +148,14 @@ class ReplayBuffer:
         segment: int,
         extra: Mapping[str, np.ndarray] | None = None,
         source: int = POLICY,
+        called: bool = False,
     ) -> None:
         """Store one transition in place of the oldest, or a demonstration in a place of its own. Raises ValueError, and
         stores nothing, on a missing key, another shape, a number that is not finite, or no room for a demonstration.
 
         ``segment``: equal for transitions that follow one another, new after a reset or an intervention's start or end;
         those of demonstrations and of the ring never meet. ``source``: who chose the action (robot_rl.types).
+        ``called``: that it ended the episode, and how, is a person's word.
         """
         row = self._check(obs, action, reward, next_obs, extra)
         shown = source != POLICY
@@ -170,6 +172,7 @@ class ReplayBuffer:
         self._arrays["truncated"][slot] = truncated
         self._arrays["segment"][slot] = segment
         self._arrays["source"][slot] = source
+        self._arrays["called"][slot] = called
         if self._images:
             self._link(slot, segment, {name: np.array(next_obs[name]) for name in self._images})
         self._experience.put(slot, source != DEMONSTRATION)
@@ -190,8 +193,8 @@ class ReplayBuffer:
         """Uniform with replacement; leaves are ``shape + ...``. The last axis of ``shape`` holds experience and, behind
         it, ``shown_share`` of it, rounded, what was shown; where there is none of one, all is of the other.
 
-        ``extra["source"]`` (shape) says who chose each action. Raises ValueError where there is nothing to draw, and on
-        a share outside [0, 1].
+        ``extra`` has "source" and "called" (shape), as ``add`` was given them. Raises ValueError where there is nothing
+        to draw, and on a share outside [0, 1].
         """
         if not 0.0 <= shown_share <= 1.0:
             raise ValueError(f"shown_share = {shown_share}: give a number between 0 and 1")
@@ -225,7 +228,9 @@ class ReplayBuffer:
                     images[tuple(index)] = self._aside[int(slots[tuple(index)])][name]
                 next_obs[name] = images
         discount = np.subtract(1.0, take("terminated"), dtype=np.float32)
-        extra = {name: take(f"extra/{name}") for name in self._extra} | {"source": take("source")}
+        extra = {name: take(f"extra/{name}") for name in self._extra} | {
+            name: take(name) for name in ("source", "called")
+        }
         return Transition(obs, take("action"), take("reward"), discount, next_obs, extra)
 
     def save(self, path: str | Path) -> None:

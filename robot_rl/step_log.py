@@ -71,6 +71,8 @@ class Layout:
         fields += [("terminated", "?"), ("truncated", "?"), ("success", "<i1"), ("fault", "?")]
         fields += [("source", "u1"), ("segment", "<u4")]  # who acted (robot_rl.types), in which stretch
         fields += [("discarded", "?")]  # with the last step: the episode is not to be learned from
+        fields += [("called", "?")]  # how it ended is a person's word
+        fields += [("true_success", "<i1"), ("classifier", "<u4")]  # where a classifier says success; 0: none does
         fields += [("energy", "<f4", (4,))]  # of the step, as ``energy.OF_STEP`` names them; NaN: not told
         fields += [(f"extra/{name}", "<f4", tuple(shape)) for name, shape in sorted(self.extra.items())]
         return np.dtype(fields)

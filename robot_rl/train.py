@@ -217,7 +217,7 @@ def play(session: Session, obs: Any, seed: int, stop: StopSignals, ordinary: boo
         counters.segments = first_segment + oversight.segment
         session.replay.add(
             encoded, action, reward, terminated, truncated, following, counters.segments, extra | {"cost": cost},
-            oversight.source,
+            oversight.source, bool(info.get("called")),
         )  # fmt: skip
         account.add(reward, cost, info)
         encoded = following

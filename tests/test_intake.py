@@ -45,6 +45,8 @@ def infos(log: int, number: int) -> tuple[float, float, dict]:
     info: dict = {"fault": "contact" if number % 5 == 0 else ""}
     if log != 2:
         info["success"] = number % 3 == 0
+    if log == 2:
+        info |= {"true_success": number % 4 == 0, "classifier_version": 3, "called": number % 3 == 0}
     if log != 3:
         info["energy"] = dict(zip(OF_STEP, (1.0, number / 4, float(number % 2), math.nan), strict=True))
     return log + number / 8, number / 16, info
@@ -73,8 +75,8 @@ class Recorded:
                 row["action"], row["extra/proposed"], row["policy"] = number / 100, number / 50, 1 + number // 2
                 fill_row(row, reward, ends, cost, info)
                 account.add(reward, cost, info)
-                came = log, number - 1, number, reward, cost, float(not ends[0]), info["source"]
-                self.transitions.append((*came, (episode, segment)))
+                told = info["source"], bool(info.get("called")), (episode, segment)
+                self.transitions.append((log, number - 1, number, reward, cost, float(not ends[0]), *told))
                 self.discarded |= {episode} if info["discarded"] else set()
             number += 1
             if steps and end != "killed":
@@ -125,7 +127,15 @@ def held(replay: ReplayBuffer) -> list[tuple]:
         found.append(number)
     np.testing.assert_allclose(batch.action[:, 0], found[1] / 100, rtol=1e-6)
     np.testing.assert_allclose(batch.extra["proposed"][:, 0], found[1] / 50, rtol=1e-6)
-    columns = (logs, *found, batch.reward, batch.extra["cost"], batch.discount, batch.extra["source"])
+    columns = (
+        logs,
+        *found,
+        batch.reward,
+        batch.extra["cost"],
+        batch.discount,
+        batch.extra["source"],
+        batch.extra["called"],
+    )
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
@@ -140,13 +150,13 @@ def test_any_order_gives_the_transitions_and_accounts_of_each(played, order) -> 
         taken.append((int(row["log"]), intake.take(row)))
         assert taken[-1][1].policy == row["policy"] and taken[-1][1].step == (row["kind"] == STEP)
         steps += taken[-1][1].step
-    expected = sorted(step[:7] for log in logs for step in log.transitions)
+    expected = sorted(step[:8] for log in logs for step in log.transitions)
     assert sorted(held(replay)) == expected and steps == len(expected)
     drawn = [held(replay)[slot] for slot in replay._experience.listed]
-    kept = [step for log in logs for step in log.transitions if step[7][0] not in log.discarded]
-    assert sorted(drawn) == sorted(step[:7] for step in kept)
+    kept = [step for log in logs for step in log.transitions if step[8][0] not in log.discarded]
+    assert sorted(drawn) == sorted(step[:8] for step in kept)
     shown = [held(replay)[slot] for slot in replay._shown.listed]
-    assert sorted(shown) == sorted(step[:7] for step in kept if step[6])
+    assert sorted(shown) == sorted(step[:8] for step in kept if step[6])
     for number, log in enumerate(logs, 1):
         accounts = [one.ended.row() for actor, one in taken if actor == number and one.ended is not None]
         np.testing.assert_equal(accounts, [account.row() for account in log.accounts])
@@ -163,17 +173,17 @@ def test_every_stretch_of_an_episode_is_a_segment_of_its_own(played, order) -> N
     for row in interleaved(logs, order):
         intake.take(row)
     segments = replay._arrays["segment"][: len(replay)].tolist()
-    stretch_of = {step[:3]: (step[0], step[7]) for log in logs for step in log.transitions}
+    stretch_of = {step[:3]: (step[0], step[8]) for log in logs for step in log.transitions}
     pairs = {(segment, stretch_of[step[:3]]) for segment, step in zip(segments, held(replay), strict=True)}
     assert len(pairs) == len({segment for segment, _ in pairs}) == len({stretch for _, stretch in pairs})
     direct = ReplayBuffer(500, ENCODER.space, 1, STORED)
     for log in logs:
-        for number, before, after, reward, cost, discount, source, (episode, stretch) in log.transitions:
+        for number, before, after, reward, cost, discount, source, called, (episode, stretch) in log.transitions:
             ends = ENCODER.encode(observation(number, before)), ENCODER.encode(observation(number, after))
             extra = {"proposed": np.array([after / 50], np.float32), "cost": cost}
             action = np.array([after / 100])
             segment = 10_000 * number + 100 * episode + stretch
-            direct.add(ends[0], action, reward, discount == 0.0, False, ends[1], segment, extra, source)
+            direct.add(ends[0], action, reward, discount == 0.0, False, ends[1], segment, extra, source, called)
     assert sorted(held(direct)) == sorted(held(replay))
     assert len(direct._aside) == len(replay._aside)  # images are stored once, as often as by each alone
 

@@ -90,6 +90,7 @@ def test_a_persons_judgement_ends_the_episode(event, before, after):
     oversight.choose({}, np.zeros(1), {})
     *came, info = oversight.settle(reward, terminated, truncated, {"success": success})
     assert (*came, info["success"]) == pytest.approx(after)
+    assert bool(info.get("called")) == (event in ("success", "fail"))
     assert oversight.event == event and bool(info.get("discarded")) == (event == "discard")
 
 

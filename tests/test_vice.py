@@ -168,14 +168,15 @@ def test_a_success_that_a_newer_version_does_not_see_is_taken_back(tmp_path):
     encoder, rng = Encoder.from_space(SPACE), np.random.default_rng(0)
     classifiers.save(linear_classifier("point", [4.0], 0.0), tmp_path / "c")
     correct = Corrected(Config(str(tmp_path / "c")), encoder)
-    points = np.array([[1.0, -1.0, 1.5, 1.0]])  # of the next observations
+    points = np.array([[1.0, -1.0, 1.5, 1.0, 1.0]])  # of the next observations
     state = np.stack([[encoder.encode(observed(point, rng))["state"] for point in row] for row in points])
-    source = {"source": np.array([[POLICY, POLICY, POLICY, DEMONSTRATION]])}
-    reward, discount = np.array([[[1.0, 0.0, 1.0, 1.0]], [[0.0, 1.0, 0.0, 0.0]]], np.float32)
-    batch = Transition({"state": state}, np.zeros((1, 4, 1)), reward, discount, {"state": state}, source)
+    extra = {"source": np.array([[POLICY, POLICY, POLICY, DEMONSTRATION, POLICY]])}
+    extra["called"] = np.array([[False, False, False, False, True]])
+    reward, discount = np.array([[[1.0, 0.0, 1.0, 1.0, 1.0]], [[0.0, 1.0, 0.0, 0.0, 0.0]]], np.float32)
+    batch = Transition({"state": state}, np.zeros((1, 5, 1)), reward, discount, {"state": state}, extra)
     assert correct(batch) is batch  # all of it was judged by the only version there is
     classifiers.save(linear_classifier("point", [4.0], -5.0), tmp_path / "c")  # from 1.25 on
     after = correct(batch)
-    assert after.reward.tolist() == [[0.0, 0.0, 1.0, 1.0]]  # the last is a demonstration
-    assert after.discount.tolist() == [[1.0, 1.0, 0.0, 0.0]]
-    assert batch.reward.tolist() == [[1.0, 0.0, 1.0, 1.0]] and correct.row() == {"taken_back": 0.5}
+    assert after.reward.tolist() == [[0.0, 0.0, 1.0, 1.0, 1.0]]  # a demonstration, and what a person said, stand
+    assert after.discount.tolist() == [[1.0, 1.0, 0.0, 0.0, 0.0]]
+    assert batch.reward.tolist() == [[1.0, 0.0, 1.0, 1.0, 1.0]] and correct.row() == {"taken_back": 0.5}

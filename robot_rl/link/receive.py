@@ -95,7 +95,14 @@ def _disorder(rows: np.ndarray, log: Log) -> str:
 
 def nonsense(rows: np.ndarray, layout: Layout) -> str:
     """The first field of ``rows`` that holds what no environment gives; empty where there is none."""
-    for name in ("terminated", "truncated", "fault", "discarded", *(f"obs/{name}" for name in layout.observation)):
+    for name in (
+        "terminated",
+        "truncated",
+        "fault",
+        "discarded",
+        "called",
+        *(f"obs/{name}" for name in layout.observation),
+    ):
         if rows[name].dtype.kind == "b" and (rows[name].view(np.uint8) > 1).any():
             return f"{name} is neither true nor false"
     for name in (*(f"obs/{name}" for name in layout.observation), *(f"extra/{name}" for name in layout.extra)):
@@ -105,8 +112,9 @@ def nonsense(rows: np.ndarray, layout: Layout) -> str:
         return "reward is not finite"
     if not (np.abs(rows["action"]) <= 1.0).all():
         return "action is not in [-1, 1]"
-    if (rows["success"] < UNKNOWN).any() or (rows["success"] > 1).any():  # the least int8 has no absolute value
-        return "success is neither told nor unknown"
+    for name in ("success", "true_success"):
+        if (rows[name] < UNKNOWN).any() or (rows[name] > 1).any():  # the least int8 has no absolute value
+            return f"{name} is neither told nor unknown"
     if not np.isin(rows["source"], (POLICY, INTERVENTION)).all():
         return "source is neither the policy nor an intervention"
     if np.isinf(rows["cost"]).any() or np.isinf(rows["energy"]).any():

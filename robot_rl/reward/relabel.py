@@ -54,7 +54,8 @@ class Corrected:
 
     Such a transition had ended its episode with reward 1. It then is one like any other that was cut off: reward 0,
     and something would have followed. The opposite cannot be mended, since what would have been success was played on.
-    Demonstrations are a person's or an expert's word, and stay. Until the folder has a second version nothing is done.
+    Demonstrations, and what a person called a success, are somebody's word, and stay. Until the folder has a second
+    version nothing is done.
     """
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
@@ -77,9 +78,9 @@ class Corrected:
         if self._classifier.version == self._first:
             return batch
         ended = (np.asarray(batch.discount) == 0.0) & (np.asarray(batch.reward) > 0.0)
-        source = (batch.extra or {}).get("source")
-        if source is not None:
-            ended &= np.asarray(source) != DEMONSTRATION
+        extra = batch.extra or {}
+        if "source" in extra:
+            ended &= (np.asarray(extra["source"]) != DEMONSTRATION) & ~np.asarray(extra["called"])
         if not ended.any():
             return batch
         seen = {name: np.asarray(rows)[ended] for name, rows in batch.next_obs.items()}
