@@ -207,7 +207,8 @@ def test_ctrl_c_leaves_nothing_behind_and_resume_has_as_many(ray: cluster.Cluste
     )
     assert resumed.returncode == 0, resumed.stderr
     summary = json.loads(resumed.stdout)
-    assert summary["env_steps"] == steps and summary["updates"] == steps - 20
+    # Who joins second takes its part of what the first was granted, who hears of it within a heartbeat.
+    assert steps <= summary["env_steps"] <= steps + TrainConfig.lead_steps and summary["updates"] == steps - 20
     assert_whole(folder)
     assert sorted(logs(folder)) == [0, 1] and Fleet.load(folder).cluster == address
     about = [read_json(folder / "actors" / name / "actor.json", "") for name in ("0", "1")]
