@@ -61,7 +61,7 @@ class ObjectRelocation:
 
     goal_size = 4
     goal_keys = ("goal",)
-    object_keys = ("cube", "cube_near", "goal", "height")
+    object_keys = ("cube", "cube_near", "goal", "height", "height_near")
 
     def __init__(self, config: Config, side: int) -> None:
         self.config = config

@@ -9,6 +9,7 @@ from robot_rl import build, run, vision
 from robot_rl.demo import demonstrator_of
 from robot_rl.episode import rollout
 from robot_rl.find import names
+from robot_rl.geometry import quat_multiply, rotvec_to_quat
 from robot_rl.spaces import Encoder
 
 
@@ -44,6 +45,27 @@ def test_every_task_says_which_readings_are_of_objects(task, objects):
     assert all(space[name].shape == (32, 32, 3) and space[name].dtype == np.uint8 for name in images)
     encoded = Encoder.from_space(space).space.spaces
     assert ("privileged" in encoded) == (objects == "critic" and bool(keys))
+
+
+@pytest.mark.parametrize("task", names("tasks"))
+def test_nothing_that_moves_with_an_object_is_left_out_of_object_keys(task):
+    """The arm stays and each object is moved, one at a time: whatever else then reads otherwise would tell of it."""
+    env = build.make_env(task)
+    env.reset(seed=0)
+    made, state, readings = env.task, env.state, env._readings()
+    before = made.observe(state, readings, state)
+    tools = {prop.name for prop in made.scene.props if prop.kind == "tool"}
+    changed = set()
+    for name in readings:
+        if not name.startswith("prop/") or name.removeprefix("prop/") in tools:
+            continue
+        moved = readings[name] + [0.011, -0.013, 0.017, 0.0, 0.0, 0.0, 0.0]
+        moved[3:] = quat_multiply(moved[3:], rotvec_to_quat(np.array([0.05, -0.04, 0.2])))
+        after = made.observe(state, {**readings, name: moved}, state)
+        changed |= {key for key in before if not np.array_equal(before[key], after[key])}
+    env.close()
+    told = {"goal"} if task == "wall_push" else set()  # its gauge is no object: the demand is told, as a person would
+    assert {key for key in changed if not key.startswith("sim/")} == set(made.object_keys) | told
 
 
 def test_images_are_of_now(env):
