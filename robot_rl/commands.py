@@ -8,11 +8,12 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robot_rl.find import nearest
+from robot_rl.terminal import say
 
 if TYPE_CHECKING:
     from robot_rl import cli, cli_fleet
@@ -223,28 +224,27 @@ def plot(command: cli.Plot) -> int:
 def study(command: cli.Study) -> int:
     """``robot-rl study passivity``: prints the table."""
     from robot_rl import study as studying
-    from robot_rl.interrupt import Interrupted
 
     names = ("task", "arm", "agent", "steps", "budget_j", "seeds", "episodes")
     plan = studying.Plan(**{name: getattr(command, name) for name in names}, settings=sum(command.set, ()))
-    try:
-        table = studying.study(plan, command.out or Path("runs") / f"passivity-{plan.task}", command.jobs)
-    except Interrupted as interrupted:
-        say(str(interrupted))
-        return interrupted.code
-    print(table, end="")
-    return 0
+    return _print_table(studying.study, plan, command.out or Path("runs") / f"passivity-{plan.task}", command.jobs)
 
 
 def compare(command: cli.Compare) -> int:
     """``robot-rl compare``: prints the table."""
     from robot_rl import compare as comparing
-    from robot_rl.interrupt import Interrupted
 
     names = ("task", "arm", "agents", "steps", "seeds", "demos", "episodes", "by")
     plan = comparing.Plan(**{name: getattr(command, name) for name in names}, settings=sum(command.set, ()))
+    return _print_table(comparing.compare, plan, command.out or Path("runs") / f"compare-{plan.task}", command.jobs)
+
+
+def _print_table(make: Callable[..., str], *what: Any) -> int:
+    """Print the table that ``make(*what)`` returns; where it was stopped, say how to go on."""
+    from robot_rl.interrupt import Interrupted
+
     try:
-        table = comparing.compare(plan, command.out or Path("runs") / f"compare-{plan.task}", command.jobs)
+        table = make(*what)
     except Interrupted as interrupted:
         say(str(interrupted))
         return interrupted.code
@@ -306,8 +306,3 @@ def _output(given: Path | None, default: Path, suffixes: Sequence[str]) -> Path:
     if given is not None and not given.parent.is_dir():
         raise FileNotFoundError(f"--out {given}: make the folder {given.parent} first")
     return out
-
-
-def say(text: str) -> None:
-    """A line for the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)

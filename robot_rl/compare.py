@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,8 @@ from robot_rl.intervention import NOBODY, SCRIPTED
 from robot_rl.log import Progress, percent, read_columns
 from robot_rl.pace import control_period_s
 from robot_rl.run import WORLD, Run, TrainConfig, choose, configs, make_env, origin
-from robot_rl.study import check_run, steps_done
+from robot_rl.study import check_run, held_plan, steps_done
+from robot_rl.terminal import say
 
 FORMAT = 1
 _FRESH = "delete it and give the command again"
@@ -140,7 +140,7 @@ def compare(plan: Plan, folder: Path, jobs: int = 1) -> str:
         try:
             for training, run in runs.items():
                 check_run(folder / "runs" / training.name, run, json.loads(json.dumps(configs(run))))
-            with StopSignals(_say, "the running trainings") as stop:
+            with StopSignals(say, "the running trainings") as stop:
                 _demonstrator(plan, folder, env, stop)
                 _work("demonstrations", list(_demonstrations(plan, folder)), {}, folder, jobs, stop)
                 planned = {training.name: run.train.steps for training, run in runs.items()}
@@ -156,30 +156,15 @@ def compare(plan: Plan, folder: Path, jobs: int = 1) -> str:
         env.close()
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _open(plan: Plan, folder: Path) -> None:
     """Make the folder, or find that it holds this comparison; agents and seeds may be added."""
-    path, here = folder / "compare.json", json.loads(json.dumps(dataclasses.asdict(plan)))
-    if path.is_file():
-        there = read_json(path, _FRESH).get("plan", {})
-        for name in here.keys() - {"seeds", "agents"}:
-            if there.get(name) != here[name]:
-                raise ValueError(
-                    f"{folder} holds a comparison with {name} {there.get(name)!r}, this one has {here[name]!r}: "
-                    "give the same, or another --out"
-                )
-    elif folder.exists() and (not folder.is_dir() or any(child.name != ".lock" for child in folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and holds no comparison: give another --out")
-    else:
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"format": FORMAT, "plan": here, **origin()})
+    path = folder / "compare.json"
+    here, held = held_plan(path, plan, "comparison", grows=("seeds", "agents"))
     with disk_errors(folder):
         for name in ("demos", "demonstrator", "runs", "logs"):
-            (folder / name).mkdir(exist_ok=True)
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    if not held:
+        write_json(path, {"format": FORMAT, "plan": here, **origin()})
 
 
 def _demonstrator(plan: Plan, folder: Path, env: Any, stop: StopSignals) -> None:

@@ -8,7 +8,6 @@ begins a new segment, so that nothing ever joins what did not follow.
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from robot_rl.config import check, number
 from robot_rl.episode import success_of
 from robot_rl.find import find, names, nearest
 from robot_rl.live_view import LiveView
+from robot_rl.terminal import say as to_terminal
 from robot_rl.types import INTERVENTION, POLICY
 
 NOBODY, SCRIPTED = "nobody", "scripted"
@@ -148,12 +148,8 @@ class Person:
             self._view.close()
 
 
-def _to_terminal(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def make_overseer(
-    config: Config, device: Any, env: Any, say: Callable[[str], None] = _to_terminal, same: Overseer | None = None
+    config: Config, device: Any, env: Any, say: Callable[[str], None] = to_terminal, same: Overseer | None = None
 ) -> Overseer:
     """Who ``config`` names; ``device`` is the Config of a device. ``same``: a person who looks after another task of
     the arm, with the same device. Raises ValueError where the environment has no use for them, RuntimeError or OSError

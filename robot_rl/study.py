@@ -16,8 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from robot_rl.files import FolderLock, disk_errors, read_json, write_atomic, wri
 from robot_rl.interrupt import Interrupted, StopSignals
 from robot_rl.log import Progress, read_columns, read_metrics
 from robot_rl.run import WORLD, Run, TrainConfig, choose, configs, make_env, origin
+from robot_rl.terminal import say
 
 FORMAT = 1
 EVAL_SEED = 0  # of the evaluation episodes, whatever the seed of the training: the same ones in every cell
@@ -137,7 +137,7 @@ def study(plan: Plan, folder: Path, jobs: int = 2) -> str:
     try:
         for training in plan.trainings:
             check_run(folder / "runs" / training.name, runs[training], wanted[training])
-        with StopSignals(_say, "the running episodes") as stop:
+        with StopSignals(say, "the running episodes") as stop:
             phases = (
                 ("demonstrations", lambda: _demonstrations(plan, folder, runs)),
                 ("training", lambda: _trainings(plan, folder)),
@@ -157,35 +157,42 @@ def study(plan: Plan, folder: Path, jobs: int = 2) -> str:
         lock.release()
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # What is there already
 
 
 def _open(plan: Plan, folder: Path) -> None:
     """Make the folder, or find that it holds this study; seeds may be added."""
-    path, here = folder / "study.json", json.loads(json.dumps(dataclasses.asdict(plan)))
-    if path.is_file():
-        values = read_json(path, _FRESH)
-        there = values.get("plan", {})
-        for name in (name for name in here if name != "seeds"):
-            if there.get(name) != here[name]:
-                raise ValueError(
-                    f"{folder} holds a study with {name} {there.get(name)!r}, this one has {here[name]!r}: "
-                    "give the same, or another --out"
-                )
-    elif folder.exists() and (not folder.is_dir() or any(child.name != ".lock" for child in folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and holds no study: give another --out")
-    else:
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"format": FORMAT, "plan": here, **origin()})
+    path = folder / "study.json"
+    here, held = held_plan(path, plan, "study")
     with disk_errors(folder):
         for name in ("demos", "runs", "cells", "logs"):
-            (folder / name).mkdir(exist_ok=True)
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    if not held:
+        write_json(path, {"format": FORMAT, "plan": here, **origin()})
+
+
+def held_plan(
+    path: Path, plan: Any, what: str, grows: Collection[str] = ("seeds",), words: Callable[[Any], str] = repr
+) -> tuple[dict[str, Any], bool]:
+    """``plan``, a dataclass, as JSON values, and whether its folder is there already and has them in ``path``.
+
+    What ``grows`` may differ; ``words`` is how an error writes a value. Raises ValueError where the folder holds
+    another ``what``, FileExistsError where it holds something else.
+    """
+    folder, here = path.parent, json.loads(json.dumps(dataclasses.asdict(plan)))
+    if path.is_file():
+        there = read_json(path, _FRESH).get("plan", {})
+        for name in (name for name in here if name not in grows):
+            if there.get(name) != here[name]:
+                raise ValueError(
+                    f"{folder} holds a {what} with {name} {words(there.get(name))}, this one has {words(here[name])}: "
+                    "give the same, or another --out"
+                )
+        return here, True
+    if folder.exists() and (not folder.is_dir() or any(child.name != ".lock" for child in folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and holds no {what}: give another --out")
+    return here, False
 
 
 def check_run(folder: Path, run: Run, wanted: Mapping[str, Any]) -> None:

@@ -17,7 +17,6 @@ import itertools
 import json
 import re
 import shlex
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +33,8 @@ from robot_rl.files import FolderLock, disk_errors, read_json, write_atomic, wri
 from robot_rl.interrupt import Interrupted, StopSignals
 from robot_rl.log import Progress
 from robot_rl.run import GYM, Run, TrainConfig, choose, configs, make_env, origin
-from robot_rl.study import check_run, steps_done
+from robot_rl.study import check_run, held_plan, steps_done
+from robot_rl.terminal import say
 
 FORMAT = 1
 TRIES = 3  # of a training whose process dies
@@ -178,7 +178,7 @@ def sweep(plan: Plan, folder: Path, jobs: int | None = None, address: str | None
             check_run(folder / name, run, wanted[name])
         left = [training for training in plan.trainings if not (folder / training.name / "summary.json").is_file()]
         failed: list[str] = []
-        with StopSignals(_say, "the running episodes") as stop:
+        with StopSignals(say, "the running episodes") as stop:
             if left:
                 at_once = min(len(left), jobs or (2 if address is None else len(left)))
                 with cluster.connected(address, at_once, sweep_environment(at_once)) as ray:
@@ -198,23 +198,10 @@ def sweep_environment(at_once: int) -> dict[str, str]:
     return environment(at_once) | ({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if at_once > 1 else {})
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _open(plan: Plan, folder: Path) -> None:
     """Make the folder, or find that it holds this sweep; seeds may be added."""
-    path, here = folder / "sweep.json", json.loads(json.dumps(dataclasses.asdict(plan)))
-    if path.is_file():
-        there = read_json(path, _FRESH).get("plan", {})
-        for name in (name for name in here if name != "seeds"):
-            if there.get(name) != here[name]:
-                raise ValueError(
-                    f"{folder} holds a sweep with {name} {_words(there.get(name))}, this one has {_words(here[name])}: "
-                    "give the same, or another --out"
-                )
-    elif folder.exists() and (not folder.is_dir() or any(child.name != ".lock" for child in folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and holds no sweep: give another --out")
+    path = folder / "sweep.json"
+    here, _ = held_plan(path, plan, "sweep", words=_words)
     with disk_errors(folder):
         (folder / "logs").mkdir(parents=True, exist_ok=True)
     about = origin()
