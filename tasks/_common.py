@@ -114,6 +114,17 @@ def gripper(action: float, state: ArmState) -> float:
     return 1.0 if state.gripper > 0.3 else 0.0
 
 
+def carry_terms(away_m: np.ndarray, achieved: np.ndarray, desired: np.ndarray, lying_m: float) -> dict[str, float]:
+    """Terms of a shaped reward for bringing an object somewhere: near it, lifted, near its goal. ``away_m`` (3,) from
+    the tcp; ``achieved`` and ``desired`` begin with positions (3,) m; ``lying_m`` is its height on the table."""
+    carry = np.linalg.norm(achieved[:3] - desired[:3])
+    return {
+        "reach": 0.02 * float(np.exp(-np.linalg.norm(away_m) / 0.1)),
+        "lift": 0.04 * float(min(max(achieved[2] - lying_m, 0.0) / 0.05, 1.0)),
+        "carry": 0.04 * float(np.exp(-carry / 0.1)),
+    }
+
+
 def seen_from_tcp(state: ArmState, pose: Pose) -> np.ndarray:
     """A pose (6,) m, rad in the tcp frame: where to go from here, all zeros on arrival."""
     return relative_pose(pose.pos_m, pose.quat_xyzw, state.tcp_pos_m, state.tcp_quat_xyzw)

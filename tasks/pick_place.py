@@ -115,12 +115,7 @@ class PickPlace:
     def reward(self, obs: Obs, action: np.ndarray, next_obs: Obs) -> dict[str, float]:
         terms = {"success": float(self.success(next_obs))}
         if self.config.reward_kind == "shaped":
-            achieved, desired = self.goal(next_obs)
-            reach = np.linalg.norm(next_obs["cube"][:3])
-            carry = np.linalg.norm(achieved[:3] - desired[:3])
-            terms["reach"] = 0.02 * float(np.exp(-reach / 0.1))
-            terms["lift"] = 0.04 * float(min(max(achieved[2] - CUBE_HALF_M, 0.0) / 0.05, 1.0))
-            terms["carry"] = 0.04 * float(np.exp(-carry / 0.1))
+            terms |= common.carry_terms(next_obs["cube"][:3], *self.goal(next_obs), CUBE_HALF_M)
         return terms
 
     def success(self, obs: Obs) -> bool:
